@@ -1,0 +1,151 @@
+//! What an application says of itself: names and closures, erased to what a child runs.
+
+use std::any::{Any, type_name};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+
+use hyper::rt::{Read, Write};
+
+use crate::error::Result;
+
+/// What `preload` built: shared by all processes of a generation, never freed.
+pub(crate) type Preloaded = &'static (dyn Any + Send + Sync);
+
+/// A future of a connection or a signal to it.
+pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+pub(crate) type PreloadFn = Box<dyn FnOnce(&Preload) -> Result<Preloaded> + Send>;
+pub(crate) type HttpFn = Box<dyn FnOnce(Worker) -> Pin<Box<dyn Future<Output = Result<Box<dyn Replica>>>>> + Send>;
+
+/// One replica's service, as the worker's loop uses it.
+pub(crate) trait Replica {
+    /// Serves a connection until it ends; once `drain` resolves it ends as soon as it may.
+    fn serve(&self, stream: Stream, peer: SocketAddr, drain: BoxFuture<()>) -> BoxFuture<()>;
+}
+
+/// A connection's bytes, whatever carries them.
+pub(crate) trait Duplex: Read + Write + Send + Unpin {}
+
+impl<T: Read + Write + Send + Unpin> Duplex for T {}
+
+/// A connection.
+pub(crate) type Stream = Box<dyn Duplex>;
+
+/// An application: what runs once in a generation, and what runs in every replica.
+///
+/// Nothing of it runs in the master. The [crate's page](crate) has an example.
+#[must_use = "an application does nothing until `main` is called"]
+pub struct App {
+    pub(crate) name: &'static str,
+    pub(crate) version: &'static str,
+    pub(crate) preload: Option<PreloadFn>,
+    pub(crate) http: Option<HttpFn>,
+}
+
+impl App {
+    /// An application of this name.
+    ///
+    /// The name appears in process titles, in the log, and as the default of paths: `/run/NAME`,
+    /// `/etc/NAME.toml`.
+    pub fn new(name: &'static str) -> Self {
+        Self { name, version: env!("CARGO_PKG_VERSION"), preload: None, http: None }
+    }
+
+    /// The application's version, for `--version` and `status`; forebay's own if never said.
+    ///
+    /// ```
+    /// let app = forebay::App::new("hello").version(env!("CARGO_PKG_VERSION"));
+    /// ```
+    pub fn version(mut self, version: &'static str) -> Self {
+        self.version = version;
+        self
+    }
+
+    /// Builds something once in a generation, before any worker exists.
+    ///
+    /// All workers share its memory (copy-on-write) and get it by [`Worker::preloaded`]. It runs
+    /// in the zygote on a thread of its own. What it may not leave behind: other threads, and
+    /// open sockets, pipes or event descriptors, which all workers would share; both are refused
+    /// by name. An error fails the start. So does exceeding `[timeouts] ready` (20 s).
+    ///
+    /// ```
+    /// let app = forebay::App::new("dictionary").preload(|_| {
+    ///     let words: Vec<String> = std::fs::read_to_string("words")?.lines().map(Into::into).collect();
+    ///     Ok(words)
+    /// });
+    /// ```
+    pub fn preload<T, F>(mut self, build: F) -> Self
+    where
+        T: Send + Sync + 'static,
+        F: FnOnce(&Preload) -> Result<T> + Send + 'static,
+    {
+        self.preload = Some(Box::new(|preload| {
+            let built: &'static T = Box::leak(Box::new(build(preload)?));
+            Ok(built as Preloaded)
+        }));
+        self
+    }
+}
+
+/// Where [`App::preload`] runs.
+#[derive(Debug)]
+pub struct Preload {
+    pub(crate) generation: u32,
+}
+
+impl Preload {
+    /// The generation that is being loaded, counted from 1.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+}
+
+/// One replica, given to the closure of `App::http`.
+#[derive(Clone, Copy)]
+pub struct Worker {
+    pub(crate) slot: u16,
+    pub(crate) generation: u32,
+    pub(crate) preloaded: Option<Preloaded>,
+}
+
+impl Worker {
+    /// This replica's place, from 0 to the number of workers less one. The processes in it change.
+    pub fn slot(&self) -> u16 {
+        self.slot
+    }
+
+    /// The generation this replica belongs to, counted from 1.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// What [`App::preload`] returned, the same for all replicas of a generation.
+    ///
+    /// # Errors
+    /// There was no `preload`, or it returned another type.
+    pub fn preloaded<T: 'static>(&self) -> Result<&'static T> {
+        let wanted = type_name::<T>();
+        let built = self.preloaded.ok_or_else(|| format!("no preload built the {wanted} that is asked for"))?;
+        Ok(built.downcast_ref().ok_or_else(|| format!("preload built something else than {wanted}"))?)
+    }
+}
+
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker").field("slot", &self.slot).field("generation", &self.generation).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn preloaded_gives_the_type_that_was_built_and_no_other() {
+        let built: Preloaded = Box::leak(Box::new(7_u32));
+        let worker = Worker { slot: 0, generation: 1, preloaded: Some(built) };
+        assert_eq!(worker.preloaded::<u32>().ok(), Some(&7));
+        assert!(worker.preloaded::<u64>().is_err());
+    }
+}

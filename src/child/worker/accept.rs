@@ -1,0 +1,97 @@
+//! Taking connections from the listening sockets that all workers share.
+
+use std::future::poll_fn;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::drain::Drain;
+use crate::app::declare::Replica;
+use crate::error::BoxError;
+
+/// How long a worker without descriptors leaves the queue to others.
+const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
+
+/// Open connections for which a worker lets one turn pass between two accepts, and the most turns.
+const CONNECTIONS_A_TURN: u64 = 4;
+const TURNS_MAX: u64 = 16;
+
+/// Takes connections from all listeners, for ever. Returns only what makes that impossible.
+pub(super) async fn all(listeners: Vec<OwnedFd>, replica: Rc<dyn Replica>, drain: Drain) -> BoxError {
+    match Queue::new(listeners) {
+        Ok(queue) => serve(queue, &*replica, &drain).await,
+        Err(error) => error.into(),
+    }
+}
+
+async fn serve(mut queue: Queue, replica: &dyn Replica, drain: &Drain) -> BoxError {
+    let mut exhausted = false;
+    loop {
+        match queue.accept().await {
+            Ok((stream, peer)) => {
+                exhausted = false;
+                // Small answers go at once; where this fails the peer is gone already.
+                let _ = stream.set_nodelay(true);
+                let open = drain.open();
+                let connection = replica.serve(Box::new(TokioIo::new(stream)), peer, drain.begun());
+                drop(tokio::spawn(async move {
+                    connection.await;
+                    drop(open);
+                }));
+                // The next in the queue is for whoever has less to do: turns of the loop, the more of
+                // them the more this worker has.
+                for _ in 0..=drain.count().min(TURNS_MAX * CONNECTIONS_A_TURN) / CONNECTIONS_A_TURN {
+                    tokio::task::yield_now().await;
+                }
+            }
+            Err(error) if is_peers_fault(&error) => log::debug!("a connection was lost in the queue: {error}"),
+            // Descriptors or memory are short: others may have some; come back later.
+            Err(error) => {
+                if !std::mem::replace(&mut exhausted, true) {
+                    log::error!("cannot accept: {error}; trying again every {} ms", OUT_OF_DESCRIPTORS.as_millis());
+                }
+                tokio::time::sleep(OUT_OF_DESCRIPTORS).await;
+            }
+        }
+    }
+}
+
+/// Errors of one connection that accept(2) passes on.
+fn is_peers_fault(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted | ErrorKind::TimedOut
+    )
+}
+
+/// The listeners, looked at in turn.
+struct Queue {
+    listeners: Vec<TcpListener>,
+    next: usize,
+}
+
+impl Queue {
+    fn new(descriptors: Vec<OwnedFd>) -> io::Result<Self> {
+        let listen = |descriptor| TcpListener::from_std(std::net::TcpListener::from(descriptor));
+        Ok(Self { listeners: descriptors.into_iter().map(listen).collect::<io::Result<_>>()?, next: 0 })
+    }
+
+    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+        poll_fn(|context| {
+            for _ in 0..self.listeners.len() {
+                self.next = (self.next + 1) % self.listeners.len();
+                if let Poll::Ready(accepted) = self.listeners[self.next].poll_accept(context) {
+                    return Poll::Ready(accepted);
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}

@@ -1,0 +1,128 @@
+//! The application's service as hyper calls it: counted, introduced, and guarded against its panics.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::panic::{self, AssertUnwindSafe};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use http::header::{CONNECTION, HeaderValue};
+use http::{Request, Response, StatusCode, Version};
+use http_body::Body;
+use http_body_util::{Either, Empty};
+use hyper::body::Incoming;
+use hyper_util::service::{TowerToHyperService, TowerToHyperServiceFuture};
+use pin_project_lite::pin_project;
+use tokio::sync::Notify;
+use tower_service::Service;
+
+use super::record;
+
+/// A service whose panic is an answer: 500, and the connection lives on.
+pub(super) struct Guarded<S> {
+    service: TowerToHyperService<S>,
+    peer: SocketAddr,
+    life: Arc<Life>,
+}
+
+/// What a connection and its requests tell each other.
+#[derive(Default)]
+pub(super) struct Life {
+    /// Told of every request while ending.
+    asked: Notify,
+    /// The next answer is the last one, and says so.
+    ending: AtomicBool,
+}
+
+impl Life {
+    /// The next answer is the last one.
+    pub(super) fn end(&self) {
+        self.ending.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits for the next request.
+    pub(super) async fn asked(&self) {
+        self.asked.notified().await;
+    }
+}
+
+impl<S> Guarded<S> {
+    pub(super) fn new(service: S, peer: SocketAddr, life: Arc<Life>) -> Self {
+        Self { service: TowerToHyperService::new(service), peer, life }
+    }
+}
+
+impl<S, B> hyper::service::Service<Request<Incoming>> for Guarded<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone,
+    B: Body,
+{
+    type Response = Response<Either<B, Empty<B::Data>>>;
+    type Error = Infallible;
+    type Future = Answering<TowerToHyperServiceFuture<S, Request<Incoming>>>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        introduce(&mut request, self.peer);
+        if self.life.ending.load(Ordering::Relaxed) {
+            self.life.asked.notify_waiters();
+        }
+        if let Some(record) = record() {
+            record.count_request();
+        }
+        let is_http1 = request.version() < Version::HTTP_2;
+        Answering { life: is_http1.then(|| self.life.clone()), answer: self.service.call(request) }
+    }
+}
+
+/// Says where a request comes from, in the words of axum's extractors.
+#[cfg(feature = "axum")]
+fn introduce(request: &mut Request<Incoming>, peer: SocketAddr) {
+    request.extensions_mut().insert(axum::extract::ConnectInfo(peer));
+}
+
+/// Says where a request comes from.
+#[cfg(not(feature = "axum"))]
+fn introduce(request: &mut Request<Incoming>, peer: SocketAddr) {
+    request.extensions_mut().insert(peer);
+}
+
+pin_project! {
+    /// An answer to come; the panic hook has logged the panic that is turned into one here.
+    pub(super) struct Answering<F> {
+        #[pin]
+        answer: F,
+        // `None` where the protocol has other means to say the end.
+        life: Option<Arc<Life>>,
+    }
+}
+
+impl<F, B> Future for Answering<F>
+where
+    F: Future<Output = Result<Response<B>, Infallible>>,
+    B: Body,
+{
+    type Output = Result<Response<Either<B, Empty<B::Data>>>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        match panic::catch_unwind(AssertUnwindSafe(|| this.answer.poll(context))) {
+            Ok(poll) => poll.map_ok(|response| {
+                let mut response = response.map(Either::Left);
+                // A connection that changes its protocol has other words for its end.
+                let stays_http = response.status() != StatusCode::SWITCHING_PROTOCOLS;
+                if stays_http && this.life.as_ref().is_some_and(|life| life.ending.load(Ordering::Relaxed)) {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                response
+            }),
+            Err(_) => {
+                let mut response = Response::new(Either::Right(Empty::new()));
+                *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+                Poll::Ready(Ok(response))
+            }
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! HTTP/1.1 and HTTP/2 on a connection, by hyper, to the application's service.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::server::conn::auto::{self, UpgradeableConnection};
+use tower_service::Service;
+
+use super::guard::{Guarded, Life};
+use crate::app::declare::{App, BoxFuture, Replica, Stream, Worker};
+use crate::error::{BoxError, Result};
+
+/// How long an idle connection waits for one more request while draining: a client that sends one
+/// just now does not know yet.
+const LAST_REQUEST_GRACE: Duration = Duration::from_secs(1);
+
+/// How long a client may take to send a request's head, and to be idle between two requests.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+
+impl App {
+    /// Builds the service of one replica. Runs once in every worker, on its loop.
+    ///
+    /// The closure opens what the replica has for itself (a database connection, a cache) and
+    /// returns any tower service of HTTP requests, such as axum's `Router`. Its error, or
+    /// exceeding `[timeouts] ready` (20 s), counts as a crash of the worker.
+    ///
+    /// ```
+    /// use axum::{Router, routing::get};
+    ///
+    /// let app = forebay::App::new("hello").http(async |worker| {
+    ///     let slot = worker.slot();
+    ///     Ok(Router::new().route("/", get(async move || format!("replica {slot}"))))
+    /// });
+    /// ```
+    pub fn http<F, S, B>(mut self, build: F) -> Self
+    where
+        F: AsyncFnOnce(Worker) -> Result<S> + Send + 'static,
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+        S::Future: Send,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        self.http = Some(Box::new(|worker| {
+            Box::pin(async move {
+                let service = build(worker).await?;
+                Ok(Box::new(Http { service, protocol: protocol() }) as Box<dyn Replica>)
+            })
+        }));
+        self
+    }
+}
+
+fn protocol() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).pipeline_flush(true);
+    builder.http2().timer(TokioTimer::new());
+    builder
+}
+
+/// The application's service with what speaks HTTP to it.
+struct Http<S> {
+    service: S,
+    protocol: auto::Builder<TokioExecutor>,
+}
+
+impl<S, B> Replica for Http<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    fn serve(&self, stream: Stream, peer: SocketAddr, drain: BoxFuture<()>) -> BoxFuture<()> {
+        let life = Arc::new(Life::default());
+        let service = Guarded::new(self.service.clone(), peer, life.clone());
+        let protocol = self.protocol.clone();
+        Box::pin(async move {
+            let mut connection = std::pin::pin!(protocol.serve_connection_with_upgrades(stream, service));
+            let result = tokio::select! {
+                result = connection.as_mut() => result,
+                () = drain => end(connection.as_mut(), &life).await,
+            };
+            if let Err(error) = result {
+                log::debug!("connection from {peer}: {error}");
+            }
+        })
+    }
+}
+
+/// Ends a connection with its next answer, or when none is asked for within the grace.
+async fn end<S, B>(mut connection: Pin<&mut Serving<'_, S>>, life: &Life) -> Result<(), BoxError>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    life.end();
+    // hyper closes an idle connection at once, and a request that is on its way is lost.
+    tokio::select! {
+        result = connection.as_mut() => return result,
+        () = life.asked() => {}
+        () = tokio::time::sleep(LAST_REQUEST_GRACE) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    connection.await
+}
+
+/// A connection as hyper serves it.
+type Serving<'a, S> = UpgradeableConnection<'a, Stream, Guarded<S>, TokioExecutor>;

@@ -1,0 +1,177 @@
+//! The zygote: it has loaded the application and forks, on the master's order, what shares it.
+//!
+//! One thread and one blocking read: nothing else may run in a process that forks. The
+//! application's `preload` runs on a thread that is joined first, so that its thread-local random
+//! numbers are not copied into every worker.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use crate::app::declare::{App, HttpFn, Preload, PreloadFn, Preloaded};
+use crate::contract::ids::{Generation, Role};
+use crate::contract::lock;
+use crate::contract::orders::{self, Manifest, ZygoteOrder, ZygoteReport};
+use crate::error::{Exit, Result};
+use crate::ipc::channel;
+use crate::log::logger;
+use crate::sys::process::{self, CONTROL, Forked};
+use crate::sys::{descriptors, signals, title};
+
+use super::{boot, worker};
+
+/// Runs a zygote until its master is gone, or, in a process it forked, that process.
+pub(crate) fn run(app: App) -> Exit {
+    match serve(app) {
+        Ok(exit) => exit,
+        Err(error) => {
+            // Its output is captured, and whoever sets the variable by hand sees it.
+            eprintln!("zygote: {}", crate::error::Chain(&*error));
+            logger::close(boot::LAST_WORDS_MS);
+            Exit::Failed
+        }
+    }
+}
+
+fn serve(app: App) -> Result<Exit> {
+    // What this process starts is no zygote.
+    process::forget_variable(orders::ZYGOTE_VARIABLE);
+    signals::leave_to_the_master(true)?;
+    let control = UnixStream::from(descriptors::inherited(CONTROL)?);
+    let name = app.name;
+    let Some((ZygoteOrder::Load { generation, filter, log_socket }, given)) = channel::receive(&control)? else {
+        return Ok(Exit::Done);
+    };
+    let mut given = given.into_iter();
+    let mut next = || given.next().ok_or("descriptors are missing in the order to load");
+    let (lock_file, configuration) = (File::from(next()?), next()?);
+    let role = Role::Zygote(generation);
+    // It was executed by descriptor, whose number would be its name: `pkill NAME` shall find it.
+    nix::sys::prctl::set_name(&CString::new(name)?)?;
+    title::set(&format!("{name}: {role}"));
+    lock::hold(&lock_file)?;
+    signals::unblock_all()?;
+    logger::to_helper(&filter, &log_socket, role.to_string());
+    // Before `preload`: a descriptor of the logger's own is none that `preload` left open.
+    logger::connect();
+    crate::log::log_panics();
+    let preloaded = match load(app.preload, generation) {
+        Ok(preloaded) => preloaded,
+        Err(error) => return refuse(&control, &*error),
+    };
+    let http = app.http.ok_or("App::http was never called")?;
+    let manifest = Manifest { version: orders::VERSION, name: name.to_owned() };
+    channel::send(&control, &ZygoteReport::Loaded(manifest))?;
+    fork_on_order(Zygote { name, control, http, preloaded, _configuration: configuration, _lock: lock_file })
+}
+
+struct Zygote {
+    name: &'static str,
+    control: UnixStream,
+    http: HttpFn,
+    preloaded: Option<Preloaded>,
+    /// The file's bytes, for the application's own sections.
+    _configuration: OwnedFd,
+    /// Held for life: it tells the next master that this process exists.
+    _lock: File,
+}
+
+fn fork_on_order(zygote: Zygote) -> Result<Exit> {
+    loop {
+        logger::flush();
+        let Some((order, mut given)) = channel::receive(&zygote.control)? else { return Ok(Exit::Done) };
+        let ZygoteOrder::Fork { birth } = order else { return Err("loaded twice".into()) };
+        let Some(control) = given.pop() else { return Err("an order to fork without a socket".into()) };
+        match fork() {
+            // The other descriptors close with what owns them in `zygote`.
+            Ok(Forked::Child) => return Ok(become_worker(zygote, control)),
+            Ok(Forked::Parent(pid)) => {
+                channel::send(&zygote.control, &ZygoteReport::Forked { birth, pid: pid.as_raw() })?;
+            }
+            Err(reason) => channel::send(&zygote.control, &ZygoteReport::ForkFailed { birth, reason })?,
+        }
+    }
+}
+
+/// Forks a sibling, or says why not.
+fn fork() -> Result<Forked, String> {
+    let threads = process::threads().map_err(|error| error.to_string())?;
+    if threads.len() > 1 {
+        return Err(format!("the zygote has more threads than its own: {}", threads.join(", ")));
+    }
+    process::fork_sibling().map_err(|error| error.to_string())
+}
+
+fn become_worker(zygote: Zygote, control: OwnedFd) -> Exit {
+    let Zygote { name, control: orders, http, preloaded, _configuration, _lock } = zygote;
+    // Before anything else: a worker that held these would keep the zygote alive for the master.
+    drop((orders, _configuration, _lock));
+    worker::run(name, UnixStream::from(control), http, preloaded)
+}
+
+/// Runs `preload` and looks at what it left behind.
+fn load(preload: Option<PreloadFn>, generation: Generation) -> Result<Option<Preloaded>> {
+    let Some(preload) = preload else { return Ok(None) };
+    let before = descriptors::list()?;
+    let thread = std::thread::Builder::new().name("preload".to_owned());
+    let generation = generation.0;
+    let started = thread.spawn(move || preload(&Preload { generation }));
+    let built = started.map_err(|error| format!("cannot start the thread for preload: {error}"))?.join();
+    let built = built.map_err(|_| "preload panicked: its message is in the log")??;
+    let threads = settled_threads()?;
+    if threads.len() > 1 {
+        let others = threads[1..].join(", ");
+        return Err(format!("preload left threads behind that no worker would have: {others}").into());
+    }
+    let shared: Vec<String> = descriptors::list()?
+        .into_iter()
+        .filter(|open| !before.contains(open) && is_shared_state(&open.target))
+        .map(|open| format!("descriptor {} ({})", open.number, open.target))
+        .collect();
+    if !shared.is_empty() {
+        let what = shared.join(", ");
+        return Err(format!("preload left {what} open, which all workers would share: open it in http").into());
+    }
+    Ok(Some(built))
+}
+
+/// The threads of this process once those that were joined are gone, or at last after a second.
+///
+/// The kernel wakes the joiner (`CLONE_CHILD_CLEARTID`, clone(2)) before it takes the ended thread
+/// out of /proc/self/task.
+fn settled_threads() -> Result<Vec<String>> {
+    let deadline = Instant::now() + Duration::from_secs(1);
+    loop {
+        let threads = process::threads()?;
+        if threads.len() == 1 || Instant::now() > deadline {
+            return Ok(threads);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Whether processes that share this descriptor would disturb each other: sockets, pipes, and the
+/// kernel's event objects do; files and shared memory are left to the application.
+fn is_shared_state(target: &str) -> bool {
+    ["socket:", "pipe:", "anon_inode:"].iter().any(|kind| target.starts_with(kind))
+}
+
+fn refuse(control: &UnixStream, error: &(dyn std::error::Error + 'static)) -> Result<Exit> {
+    let reason = crate::error::Chain(error).to_string();
+    logger::close(boot::LAST_WORDS_MS);
+    channel::send(control, &ZygoteReport::Refused { reason })?;
+    Ok(Exit::Failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_are_shared_state_and_files_are_not() {
+        assert!(is_shared_state("socket:[4711]") && is_shared_state("anon_inode:[eventpoll]"));
+        assert!(!is_shared_state("/var/lib/big.bin") && !is_shared_state("/memfd:table (deleted)"));
+    }
+}

@@ -1,0 +1,103 @@
+//! A connection to the running master.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use interprocess::local_socket::traits::{Stream as _, StreamCommon};
+use interprocess::local_socket::{GenericFilePath, Stream, ToFsName};
+use nix::unistd::Pid;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::contract::control::{CONTROL_LEN_MAX, Refusal, SOCKET};
+use crate::error::{Error, Exit};
+use crate::ipc::frame::Decoder;
+use crate::ipc::message;
+use crate::sys::process::Stranger;
+
+/// How long the master may take to answer: it answers in a turn of its loop.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long the master's process may outlive its connection, in milliseconds.
+const END_LIMIT_MS: u16 = 10_000;
+
+pub(super) struct Client {
+    stream: Stream,
+    decoder: Decoder,
+}
+
+impl Client {
+    pub(super) fn connect(run_dir: &Path) -> Result<Self, Error> {
+        let path = run_dir.join(SOCKET);
+        let stream = path.as_path().to_fs_name::<GenericFilePath>().and_then(Stream::connect).map_err(|error| {
+            let place = run_dir.display();
+            match error.kind() {
+                ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
+                    Error::new(Exit::NotRunning, format!("not running: nobody answers in the run directory {place}"))
+                }
+                ErrorKind::PermissionDenied => {
+                    Error::because(Exit::NoPermission, format!("cannot talk to the daemon in {place}"), error)
+                }
+                _ => Error::because(Exit::Refused, format!("cannot talk to the daemon in {place}"), error),
+            }
+        })?;
+        let limited =
+            stream.set_recv_timeout(Some(ANSWER_LIMIT)).and_then(|()| stream.set_send_timeout(Some(ANSWER_LIMIT)));
+        limited.map_err(|error| Error::because(Exit::Refused, "cannot talk to the daemon", error))?;
+        Ok(Self { stream, decoder: Decoder::new(CONTROL_LEN_MAX) })
+    }
+
+    /// Calls a method and waits for its answer.
+    pub(super) fn call<P: Serialize, R: DeserializeOwned>(&mut self, method: &str, params: &P) -> Result<R, Error> {
+        let lost = |error: io::Error| match error.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+                Error::new(Exit::Busy, format!("the daemon does not answer within {} s", ANSWER_LIMIT.as_secs()))
+            }
+            _ => Error::because(Exit::NotRunning, "the daemon closed the connection", error),
+        };
+        let mut request = Vec::new();
+        message::request(1, method, params, &mut request);
+        self.stream.write_all(&request).map_err(lost)?;
+        let mut buffer = [0; 4096];
+        loop {
+            if let Some(body) = self.decoder.next().map_err(not_ours)? {
+                let (_, outcome) = message::outcome::<R, Refusal>(body).map_err(not_ours)?;
+                return outcome.map_err(|refusal| Error::new(Exit::from_code(refusal.exit), refusal.reason));
+            }
+            match self.stream.read(&mut buffer).map_err(lost)? {
+                0 => return Err(lost(ErrorKind::UnexpectedEof.into())),
+                count => self.decoder.feed(&buffer[..count]),
+            }
+        }
+    }
+
+    /// The master's process. `None` where the kernel does not tell: in another pid namespace.
+    pub(super) fn master(&self) -> Result<Option<Stranger>, Error> {
+        let pid = self.stream.peer_creds().ok().and_then(|peer| peer.pid()).filter(|&pid| pid > 0);
+        let opened = pid.map_or(Ok(None), |pid| Stranger::open(Pid::from_raw(pid)));
+        opened.map_err(cannot_wait)
+    }
+
+    /// Waits until the master is gone: it keeps this connection open until all else is done.
+    pub(super) fn wait_for_the_end(mut self, master: Option<&Stranger>) -> Result<(), Error> {
+        self.stream.set_recv_timeout(None).map_err(cannot_wait)?;
+        let mut buffer = [0; 64];
+        // Any error is the end of the connection too.
+        while self.stream.read(&mut buffer).is_ok_and(|count| count > 0) {}
+        let dead = master.map_or(Ok(true), |master| master.is_dead_within(END_LIMIT_MS)).map_err(cannot_wait)?;
+        if dead {
+            Ok(())
+        } else {
+            Err(Error::new(Exit::Failed, "the daemon has stopped, but its process does not end"))
+        }
+    }
+}
+
+fn cannot_wait(error: io::Error) -> Error {
+    Error::because(Exit::Refused, "cannot wait for the daemon", error)
+}
+
+fn not_ours(error: crate::ipc::frame::FrameError) -> Error {
+    Error::because(Exit::Bug, "cannot understand the daemon", error)
+}

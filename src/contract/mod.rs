@@ -1,0 +1,12 @@
+//! What processes, and two releases of a program, must agree on.
+//!
+//! Master, children and command line meet only here: their orders and reports, the zygote's
+//! manifest, the scoreboard, and the answer to `status`. Structs travel as maps: a field may be
+//! added with a default, none changes its meaning.
+
+pub(crate) mod control;
+pub(crate) mod ids;
+pub(crate) mod lock;
+pub(crate) mod orders;
+pub(crate) mod scoreboard;
+pub(crate) mod status;

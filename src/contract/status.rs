@@ -1,0 +1,69 @@
+//! The answer to `status`, one object for people and scripts. Fields are added, never changed.
+
+use serde::{Deserialize, Serialize};
+
+/// The whole daemon.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Status {
+    /// `starting`, `serving`, `reloading`, `degraded` (a slot or a helper is missing), `stopping`.
+    pub(crate) state: String,
+    /// Of the master.
+    pub(crate) pid: u32,
+    pub(crate) version: String,
+    pub(crate) generation: u32,
+    pub(crate) uptime_s: f64,
+    pub(crate) listeners: Vec<ListenerStatus>,
+    pub(crate) last_reload: Option<ReloadStatus>,
+    pub(crate) workers: Vec<WorkerStatus>,
+    pub(crate) helpers: Vec<HelperStatus>,
+}
+
+/// One listening socket.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ListenerStatus {
+    pub(crate) name: String,
+    pub(crate) address: String,
+}
+
+/// How the last reload ended.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ReloadStatus {
+    pub(crate) generation: u32,
+    /// `committed` or `rolled_back`.
+    pub(crate) outcome: String,
+    pub(crate) reason: Option<String>,
+    pub(crate) took_ms: u64,
+}
+
+/// One worker process, or a slot that waits for one.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct WorkerStatus {
+    pub(crate) slot: u16,
+    pub(crate) pid: Option<u32>,
+    pub(crate) generation: u32,
+    /// `waiting`, `booting`, `ready`, `serving`, `draining`.
+    pub(crate) state: String,
+    /// How the slot's last occupant ended: `killed by SIGKILL`.
+    pub(crate) last_exit: Option<String>,
+    /// Open now.
+    pub(crate) connections: u64,
+    /// Answered by this process.
+    pub(crate) requests: u64,
+    /// Of the slot, since the daemon started.
+    pub(crate) restarts: u64,
+    pub(crate) rss_bytes: u64,
+    pub(crate) uptime_s: f64,
+}
+
+/// One helper process.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct HelperStatus {
+    pub(crate) name: String,
+    pub(crate) pid: Option<u32>,
+    pub(crate) generation: u32,
+    pub(crate) version: String,
+    pub(crate) state: String,
+    pub(crate) last_exit: Option<String>,
+    pub(crate) restarts: u64,
+    pub(crate) uptime_s: f64,
+}

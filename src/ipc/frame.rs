@@ -1,0 +1,157 @@
+//! A frame: its length as 32-bit big-endian number, then so many bytes of MessagePack.
+
+use std::fmt;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Bytes of the length in front.
+pub(crate) const HEADER_LEN: usize = 4;
+
+/// Capacity a decoder keeps once everything is read.
+const IDLE_CAPACITY: usize = 16 * 1024;
+
+/// What is wrong with bytes of a peer. The connection ends with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum FrameError {
+    TooLong { len: u32, max: u32 },
+    Empty,
+    Malformed(String),
+}
+
+impl fmt::Display for FrameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLong { len, max } => write!(f, "a frame of {len} bytes, {max} are allowed"),
+            Self::Empty => f.write_str("an empty frame"),
+            Self::Malformed(why) => write!(f, "a malformed frame: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for FrameError {}
+
+/// Appends a frame with `message` to `out`: structs as maps, tuples as arrays.
+pub(crate) fn encode<T: Serialize>(message: &T, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.extend_from_slice(&[0; HEADER_LEN]);
+    rmp_serde::encode::write_named(out, message).expect("our own types encode, into memory");
+    let len = u32::try_from(out.len() - start - HEADER_LEN).expect("our own messages are bounded");
+    out[start..start + HEADER_LEN].copy_from_slice(&len.to_be_bytes());
+}
+
+/// Reads a frame's content as one value, and nothing behind it.
+pub(crate) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, FrameError> {
+    rmp_serde::from_slice(body).map_err(|error| FrameError::Malformed(error.to_string()))
+}
+
+/// The length of the frame that `header` announces, checked before anything is allocated for it.
+pub(crate) fn announced(header: [u8; HEADER_LEN], len_max: u32) -> Result<usize, FrameError> {
+    match u32::from_be_bytes(header) {
+        0 => Err(FrameError::Empty),
+        len if len > len_max => Err(FrameError::TooLong { len, max: len_max }),
+        len => Ok(len as usize),
+    }
+}
+
+/// Bytes of a stream, cut into frames.
+#[derive(Debug)]
+pub(crate) struct Decoder {
+    unread: Vec<u8>,
+    taken: usize,
+    len_max: u32,
+}
+
+impl Decoder {
+    /// For a stream whose frames have at most `len_max` bytes.
+    pub(crate) fn new(len_max: u32) -> Self {
+        Self { unread: Vec::new(), taken: 0, len_max }
+    }
+
+    /// Takes in what was read from the peer.
+    pub(crate) fn feed(&mut self, bytes: &[u8]) {
+        self.unread.drain(..self.taken);
+        self.taken = 0;
+        if self.unread.is_empty() && self.unread.capacity() > IDLE_CAPACITY {
+            self.unread = Vec::new();
+        }
+        self.unread.extend_from_slice(bytes);
+    }
+
+    /// The next whole frame's content. `None`: more bytes are needed.
+    pub(crate) fn next(&mut self) -> Result<Option<&[u8]>, FrameError> {
+        let rest = &self.unread[self.taken..];
+        let Some((header, rest)) = rest.split_first_chunk() else { return Ok(None) };
+        let len = announced(*header, self.len_max)?;
+        if rest.len() < len {
+            return Ok(None);
+        }
+        self.taken += HEADER_LEN + len;
+        Ok(Some(&self.unread[self.taken - len..self.taken]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame(message: &str) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode(&message, &mut out);
+        out
+    }
+
+    #[test]
+    fn every_truncation_waits_for_more() {
+        let whole = frame("the basin in front of a power house");
+        for cut in 0..whole.len() {
+            let mut decoder = Decoder::new(64);
+            decoder.feed(&whole[..cut]);
+            assert_eq!(decoder.next(), Ok(None), "cut at {cut}");
+            decoder.feed(&whole[cut..]);
+            let body = decoder.next().expect("valid").expect("whole");
+            assert_eq!(decode::<String>(body).as_deref(), Ok("the basin in front of a power house"));
+        }
+    }
+
+    #[test]
+    fn a_length_is_refused_before_its_bytes_come() {
+        let mut decoder = Decoder::new(64);
+        decoder.feed(&[0xff, 0xff, 0xff, 0xff]);
+        assert_eq!(decoder.next(), Err(FrameError::TooLong { len: u32::MAX, max: 64 }));
+        let mut decoder = Decoder::new(64);
+        decoder.feed(&[0, 0, 0, 0, 1]);
+        assert_eq!(decoder.next(), Err(FrameError::Empty));
+    }
+
+    proptest! {
+        #[test]
+        fn any_cut_of_any_frames_gives_the_same_frames(
+            messages in proptest::collection::vec(".{0,40}", 0..6),
+            cut in 1_usize..50,
+        ) {
+            let stream: Vec<u8> = messages.iter().flat_map(|message| frame(message)).collect();
+            let mut decoder = Decoder::new(4096);
+            let mut seen = Vec::new();
+            for piece in stream.chunks(cut) {
+                decoder.feed(piece);
+                while let Some(body) = decoder.next().expect("valid") {
+                    seen.push(decode::<String>(body).expect("valid"));
+                }
+            }
+            prop_assert_eq!(seen, messages);
+        }
+
+        #[test]
+        fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut decoder = Decoder::new(64);
+            decoder.feed(&bytes);
+            while let Ok(Some(body)) = decoder.next() {
+                let _ = decode::<crate::contract::orders::ZygoteReport>(body);
+                let _ = decode::<crate::contract::orders::WorkerReport>(body);
+            }
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Frames and messages between processes, without any I/O of their own.
+//!
+//! Every socket of the project carries frames; what stands in them is the room's own business.
+//! `ipc-protocol.md` is the law for those that others may speak.
+
+pub(crate) mod channel;
+pub(crate) mod frame;
+pub(crate) mod message;

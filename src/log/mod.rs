@@ -1,0 +1,11 @@
+//! The way of a log record: the `log` facade in every process, one writer for all.
+//!
+//! [`logger`] is what the macros reach; [`sender`] holds what is not yet written to the helper's
+//! socket; [`writer`] is the log helper itself. A request never waits for any of it.
+
+pub(crate) mod logger;
+mod panics;
+mod sender;
+pub(crate) mod writer;
+
+pub(crate) use panics::log_panics;

@@ -1,0 +1,281 @@
+//! What one process has logged and the log helper has not yet taken.
+//!
+//! Bounded: beyond [`UNSENT_MAX`] records are dropped and counted, and the count is logged as soon
+//! as there is room again. Nothing here waits, except [`Sender::finish`].
+
+use std::io::{ErrorKind, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::ipc::frame::HEADER_LEN;
+use crate::ipc::message::{self, Hello, LogRecord};
+
+/// Bytes that may wait.
+const UNSENT_MAX: usize = 4 * 1024 * 1024;
+
+/// Bytes that are written without waiting for the end of a turn.
+const LARGE: usize = 32 * 1024;
+
+/// How long a helper that could not be reached is left alone.
+const RECONNECT: Duration = Duration::from_millis(10);
+
+pub(super) struct Sender {
+    socket: PathBuf,
+    hello: Vec<u8>,
+    stream: Option<UnixStream>,
+    not_before: Option<Instant>,
+    /// Whole frames; the first may be written in part.
+    unsent: Vec<u8>,
+    /// Bytes of `unsent` that the kernel has.
+    written: usize,
+    /// The greeting of this connection, as far as it is not written.
+    greeting: Vec<u8>,
+    sequence: u64,
+    dropped: u64,
+}
+
+impl Sender {
+    pub(super) fn new(socket: PathBuf, name: &Hello) -> Self {
+        let mut hello = Vec::new();
+        message::hello(name, &mut hello);
+        Self {
+            socket,
+            hello,
+            stream: None,
+            not_before: None,
+            unsent: Vec::new(),
+            written: 0,
+            greeting: Vec::new(),
+            sequence: 0,
+            dropped: 0,
+        }
+    }
+
+    /// Whether nothing waits.
+    pub(super) fn is_idle(&self) -> bool {
+        self.unsent.is_empty() && self.dropped == 0
+    }
+
+    /// Whether so much waits that it should go now.
+    pub(super) fn is_large(&self) -> bool {
+        self.unsent.len() - self.written >= LARGE
+    }
+
+    pub(super) fn push(&mut self, record: LogRecord) {
+        self.tell_of_the_dropped();
+        if self.dropped > 0 || self.unsent.len() + record.message.len() + record.target.len() > UNSENT_MAX {
+            self.dropped += 1;
+        } else {
+            self.append(record);
+        }
+    }
+
+    /// Writes the loss in its place, as soon as there is room again.
+    fn tell_of_the_dropped(&mut self) {
+        if self.dropped == 0 || self.unsent.len() >= UNSENT_MAX / 2 {
+            return;
+        }
+        let dropped = std::mem::take(&mut self.dropped);
+        self.append(LogRecord {
+            time_us: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64),
+            level: log::Level::Warn as u8,
+            target: "forebay".to_owned(),
+            message: format!("{dropped} records lost here: the log helper does not keep up"),
+        });
+    }
+
+    fn append(&mut self, record: LogRecord) {
+        self.sequence += 1;
+        message::log(self.sequence, &record, &mut self.unsent);
+    }
+
+    /// Writes as much as the socket takes now.
+    pub(super) fn flush(&mut self) {
+        // A helper that was restarted is met in the second round.
+        for _ in 0..2 {
+            if self.stream.is_none() && !self.connect() {
+                return;
+            }
+            match self.write() {
+                Ok(()) if self.dropped > 0 => self.tell_of_the_dropped(),
+                Ok(()) => return,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(_) => self.disconnect(),
+            }
+        }
+    }
+
+    /// Waits for the socket until everything is written, at most `limit_ms`; prints the rest.
+    pub(super) fn finish(&mut self, limit_ms: u16) {
+        let deadline = Instant::now() + Duration::from_millis(u64::from(limit_ms));
+        while !self.is_idle() {
+            self.flush();
+            let left = deadline.saturating_duration_since(Instant::now());
+            if self.is_idle() || left.is_zero() {
+                break;
+            }
+            self.wait(left.min(RECONNECT * 2));
+        }
+        self.print_unsent();
+    }
+
+    fn wait(&self, time: Duration) {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        use std::os::fd::AsFd;
+
+        let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::ZERO);
+        let mut polled: Vec<PollFd<'_>> =
+            self.stream.iter().map(|stream| PollFd::new(stream.as_fd(), PollFlags::POLLOUT)).collect();
+        let _ = poll(&mut polled, timeout);
+    }
+
+    /// The last resort, for a helper that is gone for good.
+    fn print_unsent(&mut self) {
+        use crate::ipc::frame::Decoder;
+
+        let mut decoder = Decoder::new(u32::MAX);
+        decoder.feed(&self.unsent);
+        let mut console = std::io::stderr().lock();
+        while let Ok(Some(body)) = decoder.next() {
+            if let Ok(message::ToLog::Record(_, record)) = message::to_log(body) {
+                let _ = writeln!(console, "{}: {}", record.target, record.message.escape_debug());
+            }
+        }
+        self.unsent.clear();
+    }
+
+    fn write(&mut self) -> std::io::Result<()> {
+        let Some(stream) = &mut self.stream else { return Ok(()) };
+        while !self.greeting.is_empty() {
+            let count = stream.write(&self.greeting)?;
+            self.greeting.drain(..count);
+        }
+        while self.written < self.unsent.len() {
+            match stream.write(&self.unsent[self.written..]) {
+                Ok(count) => self.written += count,
+                Err(error) => {
+                    self.forget_written();
+                    return Err(error);
+                }
+            }
+        }
+        self.forget_written();
+        Ok(())
+    }
+
+    /// Drops the frames that are written whole; what stays begins with a frame, so that another
+    /// connection can begin with it.
+    fn forget_written(&mut self) {
+        let mut whole = 0;
+        while let Some(header) = self.unsent[whole..].first_chunk::<HEADER_LEN>() {
+            let end = whole + HEADER_LEN + u32::from_be_bytes(*header) as usize;
+            if end > self.written {
+                break;
+            }
+            whole = end;
+        }
+        self.unsent.drain(..whole);
+        self.written -= whole;
+        if self.unsent.is_empty() && self.unsent.capacity() > 2 * LARGE {
+            self.unsent = Vec::new();
+        }
+    }
+
+    fn disconnect(&mut self) {
+        self.stream = None;
+        self.written = 0;
+    }
+
+    /// Connects without waiting: a full backlog counts as a helper that cannot be reached.
+    fn connect(&mut self) -> bool {
+        if self.not_before.is_some_and(|time| Instant::now() < time) {
+            return false;
+        }
+        let stream = (|| {
+            let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+            socket.connect(&SockAddr::unix(&self.socket)?)?;
+            Ok::<_, std::io::Error>(UnixStream::from(std::os::fd::OwnedFd::from(socket)))
+        })();
+        self.not_before = stream.is_err().then(|| Instant::now() + RECONNECT);
+        self.stream = stream.ok();
+        self.greeting.clone_from(&self.hello);
+        self.stream.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+    use crate::ipc::frame::Decoder;
+    use crate::ipc::message::ToLog;
+
+    fn record(message: String) -> LogRecord {
+        LogRecord { time_us: 1, level: 3, target: "test".to_owned(), message }
+    }
+
+    fn sequences(bytes: &[u8]) -> Vec<u64> {
+        let mut decoder = Decoder::new(u32::MAX);
+        decoder.feed(bytes);
+        let mut seen = Vec::new();
+        while let Ok(Some(body)) = decoder.next() {
+            if let ToLog::Record(sequence, _) = message::to_log(body).expect("ours") {
+                seen.push(sequence);
+            }
+        }
+        seen
+    }
+
+    #[test]
+    fn a_new_helper_gets_the_rest_from_a_whole_frame_on() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("log.sock");
+        let listener = UnixListener::bind(&path).expect("bind");
+        let mut sender = Sender::new(path.clone(), &Hello { name: "test".to_owned() });
+        (0..40).for_each(|_| sender.push(record("x".repeat(32 * 1024))));
+        sender.flush();
+        assert!(!sender.is_idle(), "more than a socket takes");
+        let (mut first, _) = listener.accept().expect("accept");
+        let mut before = vec![0; 100_000];
+        first.read_exact(&mut before).expect("read");
+        sender.flush();
+        drop(first);
+        sender.flush();
+        let (second, _) = listener.accept().expect("accept");
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            (&second).read_to_end(&mut all).expect("read");
+            all
+        });
+        sender.finish(5000);
+        drop(sender);
+        let after = sequences(&reader.join().expect("reader"));
+        let last = *after.last().expect("something");
+        assert_eq!(last, 40, "the last record arrives");
+        assert_eq!(after, (after[0]..=last).collect::<Vec<_>>(), "whole frames, in order");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_counted_in_its_place() {
+        let directory = tempfile::tempdir().expect("directory");
+        let mut sender = Sender::new(directory.path().join("nobody"), &Hello { name: "test".to_owned() });
+        (0..200).for_each(|_| sender.push(record("x".repeat(32 * 1024))));
+        assert!(sender.dropped > 0 && sender.unsent.len() <= UNSENT_MAX + 64);
+        let dropped = sender.dropped;
+        sender.unsent.clear();
+        sender.push(record("next".to_owned()));
+        let mut decoder = Decoder::new(u32::MAX);
+        decoder.feed(&sender.unsent);
+        let ToLog::Record(_, note) = message::to_log(decoder.next().expect("frame").expect("whole")).expect("ours")
+        else {
+            panic!("no record");
+        };
+        assert!(note.message.starts_with(&format!("{dropped} records lost")));
+        assert_eq!(sender.dropped, 0);
+    }
+}

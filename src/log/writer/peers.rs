@@ -1,0 +1,137 @@
+//! The processes that send records.
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read};
+use std::ops::ControlFlow;
+
+use mio::net::{UnixListener, UnixStream};
+use mio::{Interest, Registry, Token};
+
+use super::FIRST;
+use super::console::Console;
+use crate::ipc::frame::Decoder;
+use crate::ipc::message::{self, LogRecord, ToLog};
+use crate::log::logger::MESSAGE_LEN_MAX;
+
+/// The longest frame: a message of the longest kind with all that stands beside it.
+const FRAME_LEN_MAX: u32 = MESSAGE_LEN_MAX as u32 + 64 * 1024;
+
+/// Connections at once. More wait in the socket's queue.
+const PEERS_MAX: usize = 4096;
+
+/// Bytes read from one sender before it is the next one's turn.
+const READ_MAX: usize = 64 * 1024;
+
+pub(super) struct Peers {
+    listener: UnixListener,
+    peers: BTreeMap<usize, Peer>,
+    next: usize,
+    /// Whether the listener may have more.
+    waiting: bool,
+    buffer: Vec<u8>,
+}
+
+struct Peer {
+    stream: UnixStream,
+    decoder: Decoder,
+    origin: String,
+    readable: bool,
+}
+
+impl Peers {
+    pub(super) fn new(listener: UnixListener) -> Self {
+        Self { listener, peers: BTreeMap::new(), next: FIRST, waiting: false, buffer: vec![0; READ_MAX] }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.peers.is_empty() && !self.waiting
+    }
+
+    /// Whether [`Peers::accept`] should be tried again without an event.
+    pub(super) fn has_more(&self) -> bool {
+        self.waiting && self.peers.len() < PEERS_MAX
+    }
+
+    pub(super) fn is_readable(&mut self, number: usize) {
+        if let Some(peer) = self.peers.get_mut(&number) {
+            peer.readable = true;
+        }
+    }
+
+    /// Takes the senders that wait.
+    pub(super) fn accept(&mut self, registry: &Registry) {
+        self.waiting = false;
+        loop {
+            if self.peers.len() >= PEERS_MAX {
+                self.waiting = true;
+                return;
+            }
+            let Ok((mut stream, _)) = self.listener.accept() else { return };
+            let number = self.next;
+            self.next += 2;
+            if registry.register(&mut stream, Token(number), Interest::READABLE).is_ok() {
+                let decoder = Decoder::new(FRAME_LEN_MAX);
+                // What came before the registration gives an event too: epoll(7).
+                self.peers.insert(number, Peer { stream, decoder, origin: String::new(), readable: true });
+            }
+        }
+    }
+
+    /// Reads from every sender that has something, until the console is full.
+    pub(super) fn read(&mut self, console: &mut Console) {
+        let mut gone = Vec::new();
+        let mut more = true;
+        while more && !console.is_full() {
+            more = false;
+            for (&number, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.readable) {
+                match peer.read(&mut self.buffer, console) {
+                    ControlFlow::Continue(()) => more |= peer.readable,
+                    ControlFlow::Break(()) => {
+                        peer.readable = false;
+                        gone.push(number);
+                    }
+                }
+            }
+            console.write();
+        }
+        for number in gone {
+            self.peers.remove(&number);
+        }
+    }
+}
+
+impl Peer {
+    /// Reads once; breaks when the sender is done with.
+    fn read(&mut self, buffer: &mut [u8], console: &mut Console) -> ControlFlow<()> {
+        match self.stream.read(buffer) {
+            Ok(0) => return ControlFlow::Break(()),
+            Ok(count) => self.decoder.feed(&buffer[..count]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => return ControlFlow::Break(()),
+        }
+        loop {
+            let message = match self.decoder.next() {
+                Ok(None) => return ControlFlow::Continue(()),
+                Ok(Some(body)) => message::to_log(body),
+                Err(error) => Err(error),
+            };
+            match message {
+                Ok(ToLog::Hello(hello)) => self.origin = hello.name,
+                Ok(ToLog::Record(_, record)) => console.add(&self.origin, &record),
+                Err(error) => {
+                    console.add(
+                        "",
+                        &LogRecord {
+                            time_us: jiff::Timestamp::now().as_microsecond(),
+                            level: log::Level::Warn as u8,
+                            target: "forebay".to_owned(),
+                            message: format!("log connection of {:?} closed: {error}", self.origin),
+                        },
+                    );
+                    return ControlFlow::Break(());
+                }
+            }
+        }
+    }
+}

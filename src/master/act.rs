@@ -1,0 +1,234 @@
+//! The supervisor's actions as system calls.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::children::Output;
+use super::supervisor::{Action, Event, Report};
+use super::{Master, RECORDS, report};
+use crate::contract::ids::{Birth, Generation, Role};
+use crate::contract::lock;
+use crate::contract::orders::{Begin, LogOrder, WorkerOrder, ZygoteOrder};
+use crate::log::{logger, writer};
+use crate::settings::count_of_workers;
+use crate::sys::{descriptors, process, signals, title};
+
+/// What the log helper waits beyond the workers' own limit when the master is gone.
+const ORPHANED_GRACE: Duration = Duration::from_secs(5);
+
+impl Master {
+    /// Carries out one action; what comes of it is the supervisor's next event.
+    pub(super) fn act(&mut self, action: Action) -> Option<Event> {
+        let result = match action {
+            Action::ForkLog(birth) => {
+                let result = self.fork_log(birth);
+                return Some(self.tried(birth, result));
+            }
+            Action::StartZygote(birth, generation) => {
+                let result = self.start_zygote(birth, generation);
+                return Some(self.tried(birth, result));
+            }
+            Action::ForkWorker { birth, role, zygote } => return self.order_worker(birth, role, zygote),
+            Action::Forget(birth) => {
+                self.children.forget(birth);
+                return None;
+            }
+            Action::Begin(birth) => self.begin(birth).map_err(|error| (birth, error)),
+            Action::Accept(birth) => self.children.tell(birth, &WorkerOrder::Accept, &[]).map_err(|e| (birth, e)),
+            Action::Drain(birth) => self.drain(birth).map_err(|error| (birth, error)),
+            Action::Abort(birth) => {
+                self.children.signal(birth, Signal::SIGABRT);
+                return None;
+            }
+            Action::Kill(birth) => {
+                self.children.signal(birth, Signal::SIGKILL);
+                return None;
+            }
+            Action::Report(line) => {
+                report::log(&line, &self.children);
+                if line == Report::Serving {
+                    self.announce();
+                }
+                return None;
+            }
+            Action::Exit(outcome) => {
+                self.outcome = Some(outcome);
+                return None;
+            }
+        };
+        result.err().map(|(birth, error)| Event::Broken(birth, format!("does not take orders ({error})")))
+    }
+
+    /// What the supervisor is told of a birth that this process tried itself.
+    fn tried(&mut self, birth: Birth, result: io::Result<()>) -> Event {
+        match result {
+            Ok(()) => Event::Born(birth),
+            Err(error) => self.not_born(birth, &error),
+        }
+    }
+
+    fn not_born(&mut self, birth: Birth, error: &io::Error) -> Event {
+        self.children.forget(birth);
+        Event::BirthFailed(birth, error.to_string())
+    }
+
+    fn fork_log(&mut self, birth: Birth) -> io::Result<()> {
+        let record = self.free_record();
+        let control = self.children.prepare(birth, Role::Log, Some(record), self.poll.registry())?;
+        // Before the fork: no signal may meet the new process with the master's handlers.
+        signals::block_all()?;
+        let forked = process::fork_into(|| self.become_log(record, control));
+        signals::unblock_all()?;
+        self.children.born(birth, forked?);
+        Ok(())
+    }
+
+    /// In the new process: gives up all that is the master's.
+    fn become_log(&self, record: u32, control: UnixStream) -> u8 {
+        let run = || -> io::Result<()> {
+            signals::forget_handlers()?;
+            signals::leave_to_the_master(true)?;
+            title::set(&format!("{}: {}", self.identity.name, Role::Log));
+            let listener = self.log_listener.try_clone()?;
+            let kept = [control.as_fd(), listener.as_fd(), self.scoreboard.fd(), self.children_lock.as_fd()];
+            // Before its descriptor is closed: the master's own way to the last log helper.
+            logger::to_console(&self.filter);
+            descriptors::close_all_but(&kept);
+            lock::hold(&self.children_lock)?;
+            signals::unblock_all()?;
+            let heart = self.scoreboard.record(record);
+            let orphaned_limit = self.settings.timeouts.drain + ORPHANED_GRACE;
+            let (hang, lock) = (self.settings.timeouts.hang, &self.children_lock);
+            writer::run(writer::Given { control, listener, heart, hang, lock, orphaned_limit })
+        };
+        match run() {
+            Ok(()) => 0,
+            Err(error) => {
+                log::error!("log helper: {error}");
+                1
+            }
+        }
+    }
+
+    fn start_zygote(&mut self, birth: Birth, generation: Generation) -> io::Result<()> {
+        let role = Role::Zygote(generation);
+        let control = self.children.prepare(birth, role, None, self.poll.registry())?;
+        let output = self.output_of("zygote")?;
+        let pid = self.load.start_zygote(self.identity.name, control.into(), output)?;
+        self.children.born(birth, pid);
+        Ok(())
+    }
+
+    fn order_worker(&mut self, birth: Birth, role: Role, zygote: Birth) -> Option<Event> {
+        self.children.forget_strangers();
+        let record = self.free_record();
+        let ordered = self
+            .children
+            .prepare(birth, role, Some(record), self.poll.registry())
+            .and_then(|theirs| self.children.tell(zygote, &ZygoteOrder::Fork { birth }, &[theirs.as_fd()]));
+        ordered.err().map(|error| self.not_born(birth, &error))
+    }
+
+    /// Tells a newborn who it is.
+    fn begin(&mut self, birth: Birth) -> io::Result<()> {
+        let Some(process) = self.children.get(birth) else { return Ok(()) };
+        match (process.role, process.record) {
+            (Role::Log, _) => self.hand_over_outputs(birth),
+            (Role::Zygote(generation), _) => {
+                let (filter, log_socket) = (self.filter.clone(), self.run_dir.log_socket_path());
+                let given = [self.children_lock.as_fd(), self.load.configuration.as_fd()];
+                self.children.tell(birth, &ZygoteOrder::Load { generation, filter, log_socket }, &given)
+            }
+            (role @ Role::Worker(slot, _), record) => {
+                let begin = Begin {
+                    role,
+                    record: record.unwrap_or_default(),
+                    drain_ms: ms(self.settings.timeouts.drain),
+                    hang_ms: ms(self.settings.timeouts.hang),
+                    filter: self.filter.clone(),
+                    log_socket: self.run_dir.log_socket_path(),
+                };
+                let output = self.output_of(&format!("worker {}", slot.0))?;
+                let mut given: Vec<BorrowedFd<'_>> =
+                    vec![self.children_lock.as_fd(), self.scoreboard.fd(), output.as_fd()];
+                given.extend(self.listeners.descriptors());
+                self.children.tell(birth, &WorkerOrder::Begin(begin), &given)
+            }
+        }
+    }
+
+    fn drain(&mut self, birth: Birth) -> io::Result<()> {
+        match self.children.get(birth).map(|process| process.role) {
+            Some(Role::Worker(..)) => self.children.tell(birth, &WorkerOrder::Drain, &[]),
+            Some(Role::Zygote(_)) => {
+                self.children.hang_up(birth);
+                Ok(())
+            }
+            Some(Role::Log) => {
+                log::info!(target: "forebay", "stopped");
+                // Before its last order: the master's own last records, and no more after them.
+                logger::close(super::LAST_WORDS_MS);
+                self.children.tell(birth, &LogOrder::Finish, &[])
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The writing end for what a post's occupants print; made at first need, and shown to the log
+    /// helper.
+    fn output_of(&mut self, post: &str) -> io::Result<OwnedFd> {
+        if !self.outputs.contains_key(post) {
+            let output = Output::new()?;
+            // One that has not begun is shown all of them then: a stream read twice is torn to pieces.
+            if let Some(log) = self.reader_of_outputs {
+                self.show_output(log, post, &output)?;
+            }
+            self.outputs.insert(post.to_owned(), output);
+        }
+        self.outputs[post].writer.try_clone()
+    }
+
+    /// A new log helper reads on where the last one stopped.
+    fn hand_over_outputs(&mut self, log: Birth) -> io::Result<()> {
+        self.reader_of_outputs = Some(log);
+        self.outputs.iter().try_for_each(|(post, output)| self.show_output(log, post, output))
+    }
+
+    fn show_output(&self, log: Birth, post: &str, output: &Output) -> io::Result<()> {
+        self.children.tell(log, &LogOrder::Capture { name: post.to_owned() }, &[output.reader.as_fd()])
+    }
+
+    /// A record of the scoreboard that no living process has.
+    fn free_record(&self) -> u32 {
+        let taken = |record| self.children.iter().any(|(_, process)| process.record == Some(record));
+        let free = (0..RECORDS).find(|&record| !taken(record));
+        let record = free.expect("invariant: there are more records than processes");
+        self.scoreboard.record(record).clear();
+        record
+    }
+
+    /// Says plainly that it works, and what one may want to do next.
+    fn announce(&self) {
+        let pid = std::process::id();
+        let workers = count_of_workers(self.supervisor.workers_wanted());
+        let took = self.started.elapsed().as_millis();
+        let urls = self.listeners.urls().join(" ");
+        let program = self.program.display();
+        let place = match &self.settings.run_dir {
+            Some(run_dir) => format!(" --run-dir {}", run_dir.display()),
+            None => String::new(),
+        };
+        log::info!(target: "forebay", "serving on {urls} with {workers} after {took} ms, master pid {pid}");
+        log::info!(target: "forebay", "to look: {program} status{place}");
+        log::info!(target: "forebay", "to stop: Ctrl-C, kill {pid}, or {program} stop{place}");
+        log::info!(target: "forebay", "to reload: kill -HUP {pid} (a later release answers it)");
+    }
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

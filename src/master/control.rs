@@ -1,0 +1,210 @@
+//! The control socket's server: `status`, `scale`, `stop`.
+//!
+//! Whoever connects may say anything: only root and the daemon's own user are listened to, each
+//! connection is bounded in bytes and in time, and none of them can make the loop wait.
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
+use std::time::{Duration, Instant};
+
+use mio::net::UnixStream;
+use mio::{Interest, Registry, Token};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::unistd::geteuid;
+
+use super::spare::Spare;
+use crate::contract::control::CONTROL_LEN_MAX;
+use crate::ipc::frame::Decoder;
+
+/// Connections at once; the oldest makes room for a new one.
+const PEERS_MAX: usize = 64;
+
+/// Requests of one connection in one turn.
+const REQUESTS_MAX: usize = 64;
+
+/// How long a connection may be silent.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// The longest request, in bytes: they carry a few numbers.
+const REQUEST_LEN_MAX: u32 = 64 * 1024;
+
+/// Tokens of connections begin here.
+const FIRST: usize = 16;
+
+pub(super) struct ControlServer {
+    listener: mio::net::UnixListener,
+    peers: BTreeMap<usize, Peer>,
+    next: usize,
+    spare: Spare,
+    /// Whether someone waits for whom there was no descriptor.
+    starved: bool,
+}
+
+struct Peer {
+    stream: UnixStream,
+    decoder: Decoder,
+    unsent: Vec<u8>,
+    deadline: Instant,
+    /// It waits for the end of this process: its socket stays open until then.
+    until_the_end: bool,
+    /// It asks no more.
+    has_finished: bool,
+}
+
+impl ControlServer {
+    pub(super) fn new(listener: UnixListener, registry: &Registry, token: Token) -> io::Result<Self> {
+        let mut listener = mio::net::UnixListener::from_std(listener);
+        registry.register(&mut listener, token, Interest::READABLE)?;
+        Ok(Self { listener, peers: BTreeMap::new(), next: FIRST, spare: Spare::new()?, starved: false })
+    }
+
+    /// Whether [`ControlServer::accept`] should be tried again without an event.
+    pub(super) fn is_starved(&self) -> bool {
+        self.starved
+    }
+
+    /// When the most silent connection is to be closed.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.peers.values().filter(|peer| !peer.until_the_end).map(|peer| peer.deadline).min()
+    }
+
+    /// Closes what was silent for too long.
+    pub(super) fn close_the_silent(&mut self, now: Instant) {
+        let before = self.peers.len();
+        self.peers.retain(|_, peer| peer.until_the_end || peer.deadline > now);
+        if self.peers.len() < before {
+            self.spare.refill();
+        }
+    }
+
+    /// Makes room; false when everyone waits for the end.
+    fn close_the_oldest(&mut self) -> bool {
+        let oldest = self.peers.iter().find(|(_, peer)| !peer.until_the_end).map(|(&number, _)| number);
+        oldest.is_some_and(|oldest| self.peers.remove(&oldest).is_some())
+    }
+
+    pub(super) fn accept(&mut self, registry: &Registry, now: Instant) {
+        self.starved = false;
+        loop {
+            let accepted = match self.listener.accept() {
+                // Out of descriptors `status` still answers: that is what the spare one is for.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+                    self.starved = !self.spare.release() && !self.close_the_oldest();
+                    if self.starved {
+                        return;
+                    }
+                    self.listener.accept()
+                }
+                accepted => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => self.admit(stream, registry, now),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn admit(&mut self, mut stream: UnixStream, registry: &Registry, now: Instant) {
+        let allowed = getsockopt(&stream.as_fd(), PeerCredentials)
+            .is_ok_and(|peer| peer.uid() == 0 || peer.uid() == geteuid().as_raw());
+        if !allowed {
+            return log::warn!(target: "forebay", "control socket: a user who may not was turned away");
+        }
+        if self.peers.len() >= PEERS_MAX && !self.close_the_oldest() {
+            return;
+        }
+        let token = Token(self.next);
+        if registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE).is_ok() {
+            let decoder = Decoder::new(REQUEST_LEN_MAX);
+            let deadline = now + SILENCE_MAX;
+            let (unsent, until_the_end, has_finished) = (Vec::new(), false, false);
+            self.peers.insert(self.next, Peer { stream, decoder, unsent, deadline, until_the_end, has_finished });
+            self.next += 1;
+        }
+    }
+
+    /// Whether this token is a connection of ours.
+    pub(super) fn owns(&self, token: Token) -> bool {
+        self.peers.contains_key(&token.0)
+    }
+
+    /// The requests that have come whole on this connection.
+    pub(super) fn requests(&mut self, token: Token) -> Vec<Vec<u8>> {
+        let Some(peer) = self.peers.get_mut(&token.0) else { return Vec::new() };
+        match peer.read().and_then(|requests| peer.write().map(|()| requests)) {
+            Ok(requests) => requests,
+            Err(error) => {
+                if error.kind() != ErrorKind::UnexpectedEof {
+                    log::warn!(target: "forebay", "control socket: a connection was closed: {error}");
+                }
+                self.close(token);
+                Vec::new()
+            }
+        }
+    }
+
+    /// Sends an answer, now or as the peer reads.
+    pub(super) fn answer(&mut self, token: Token, bytes: &[u8], until_the_end: bool, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&token.0) else { return };
+        peer.unsent.extend_from_slice(bytes);
+        peer.deadline = now + SILENCE_MAX;
+        peer.until_the_end |= until_the_end;
+        if peer.unsent.len() > CONTROL_LEN_MAX as usize || peer.write().is_err() {
+            self.close(token);
+        }
+    }
+
+    /// Closes a connection that asks no more and has all its answers.
+    pub(super) fn dismiss(&mut self, token: Token) {
+        let done = |peer: &Peer| peer.has_finished && peer.unsent.is_empty() && !peer.until_the_end;
+        if self.peers.get(&token.0).is_some_and(done) {
+            self.close(token);
+        }
+    }
+
+    pub(super) fn close(&mut self, token: Token) {
+        self.peers.remove(&token.0);
+        self.spare.refill();
+    }
+}
+
+impl Peer {
+    fn read(&mut self) -> io::Result<Vec<Vec<u8>>> {
+        let mut requests = Vec::new();
+        let mut buffer = [0; 4096];
+        loop {
+            match self.stream.read(&mut buffer) {
+                Ok(0) if requests.is_empty() && self.unsent.is_empty() => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(0) => {
+                    self.has_finished = true;
+                    return Ok(requests);
+                }
+                Ok(count) => self.decoder.feed(&buffer[..count]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(requests),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+            while let Some(body) = self.decoder.next().map_err(io::Error::other)? {
+                requests.push(body.to_vec());
+            }
+            if requests.len() > REQUESTS_MAX {
+                return Err(io::Error::other("too many requests at once"));
+            }
+        }
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        while !self.unsent.is_empty() {
+            match self.stream.write(&self.unsent) {
+                Ok(count) => drop(self.unsent.drain(..count)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}

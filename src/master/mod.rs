@@ -1,0 +1,321 @@
+//! The master: it owns every socket and every child, and never runs application code.
+//!
+//! One thread, one loop. Kernel facts and children's reports become [`Event`]s for the
+//! supervisor; its [`Action`]s become system calls (`act.rs`). Nothing else decides.
+
+mod act;
+mod children;
+mod control;
+mod listeners;
+mod program;
+mod report;
+mod requests;
+mod run_dir;
+mod signals;
+mod spare;
+mod status;
+mod supervisor;
+mod survivors;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use mio::{Events, Poll, Token};
+use signal_hook_mio::v1_0::Signals;
+
+use self::children::{Children, Output, birth_of};
+use self::control::ControlServer;
+use self::listeners::Listeners;
+use self::program::Load;
+use self::run_dir::RunDir;
+use self::signals::Wish;
+use self::supervisor::{Event, Outcome, Policy, Supervisor};
+use crate::contract::ids::{Birth, Role, WORKERS_MAX};
+use crate::contract::orders::{self, LogReport, WorkerReport, ZygoteReport};
+use crate::contract::scoreboard::{Scoreboard, monotonic_ms};
+use crate::error::{Context, Error, Exit};
+use crate::ipc::frame;
+use crate::log::logger;
+use crate::settings::{Settings, default_run_dir};
+
+const SIGNALS: Token = Token(0);
+const CONTROL: Token = Token(1);
+
+/// How soon records are offered again to a log helper that took no more.
+const LOG_RETRY: Duration = Duration::from_millis(20);
+
+/// How long the last records are waited for at the end, in milliseconds.
+const LAST_WORDS_MS: u16 = 1000;
+
+/// Two records for each worker, because generations overlap, and some for helpers.
+const RECORDS: u32 = 2 * WORKERS_MAX as u32 + 64;
+
+/// The program that this is the master of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Identity {
+    pub(crate) name: &'static str,
+    pub(crate) version: &'static str,
+}
+
+/// Runs until it is told to stop.
+pub(crate) fn serve(identity: Identity, settings: Settings) -> Result<(), Error> {
+    let mut master = Master::open(identity, settings)?;
+    let outcome = master.run();
+    master.listeners.shut();
+    master.run_dir.leave();
+    logger::close(LAST_WORDS_MS);
+    match outcome? {
+        Outcome::Stopped => Ok(()),
+        Outcome::Failed(reason) => Err(Error::new(Exit::Failed, format!("{} did not start: {reason}", identity.name))),
+        Outcome::Refused(reason) => Err(Error::new(Exit::Refused, reason)),
+    }
+}
+
+struct Master {
+    identity: Identity,
+    settings: Settings,
+    /// The path of the program, as it was started.
+    program: PathBuf,
+    /// RUST_LOG's syntax; what children send.
+    filter: String,
+    run_dir: RunDir,
+    children_lock: File,
+    log_listener: UnixListener,
+    listeners: Listeners,
+    load: Load,
+    scoreboard: Scoreboard,
+    poll: Poll,
+    signals: Signals,
+    control: ControlServer,
+    children: Children,
+    /// By the name of the post whose occupants print there.
+    outputs: BTreeMap<String, Output>,
+    /// The log helper that was shown them.
+    reader_of_outputs: Option<Birth>,
+    supervisor: Supervisor,
+    started: Instant,
+    outcome: Option<Outcome>,
+}
+
+impl Master {
+    /// Takes possession of everything, in an order that harms nobody who runs already.
+    fn open(identity: Identity, settings: Settings) -> Result<Self, Error> {
+        let filter = logger::filter_in_force(&settings.log_level);
+        logger::to_console(&filter);
+        let place = settings.run_dir.clone().unwrap_or_else(|| default_run_dir(identity.name));
+        // For processes that may change their directory, and for people in another one.
+        let place = std::path::absolute(&place).or_refused(|| format!("cannot find {}", place.display()))?;
+        let run_dir = RunDir::take(&place)?;
+        let children_lock = run_dir.children_lock()?;
+        survivors::end(&children_lock)?;
+        let listeners = Listeners::bind(&settings.listen)?;
+        let log_listener = run_dir.log_socket()?;
+        let control_listener = run_dir.control_socket()?;
+        let program = program::path()?;
+        let load = Load::open(&program, &settings.source)?;
+        let scoreboard = Scoreboard::create(RECORDS).or_refused(|| "cannot make the scoreboard".to_owned())?;
+        // What falls to the master as subreaper: a worker's own children, and children made by the
+        // double fork.
+        nix::sys::prctl::set_child_subreaper(true).or_refused(|| "cannot become a subreaper".to_owned())?;
+        let poll = Poll::new().or_refused(|| "cannot make an epoll instance".to_owned())?;
+        let control = ControlServer::new(control_listener, poll.registry(), CONTROL)
+            .or_refused(|| "cannot serve the control socket".to_owned())?;
+        logger::to_helper(&filter, &run_dir.log_socket_path(), String::new());
+        logger::batch_on_this_thread();
+        let signals = signals::handle(poll.registry(), SIGNALS).or_refused(|| "cannot handle signals".to_owned())?;
+        let started = Instant::now();
+        let policy = Policy { workers: settings.workers, timeouts: settings.timeouts, restart: settings.restart };
+        let seed = RandomState::new().build_hasher().finish();
+        Ok(Self {
+            supervisor: Supervisor::new(policy, seed, started),
+            identity,
+            settings,
+            program,
+            filter,
+            run_dir,
+            children_lock,
+            log_listener,
+            listeners,
+            load,
+            scoreboard,
+            poll,
+            signals,
+            control,
+            children: Children::default(),
+            outputs: BTreeMap::new(),
+            reader_of_outputs: None,
+            started,
+            outcome: None,
+        })
+    }
+
+    fn run(&mut self) -> Result<Outcome, Error> {
+        let place = self.run_dir.path().display();
+        let (name, version) = (self.identity.name, self.identity.version);
+        log::info!(target: "forebay", "{name} {version}: starting, run directory {place}");
+        let mut events = Events::with_capacity(256);
+        self.step(Event::Tick);
+        loop {
+            if let Some(outcome) = self.outcome.take() {
+                return Ok(outcome);
+            }
+            let unsent = logger::flush();
+            match self.poll.poll(&mut events, self.patience(unsent)) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                result => result.or_refused(|| "cannot wait for events".to_owned())?,
+            }
+            self.turn(&events);
+        }
+    }
+
+    /// How long to wait for an event.
+    fn patience(&self, unsent: bool) -> Option<Duration> {
+        let now = Instant::now();
+        let due = [self.supervisor.due(), self.control.due(), unsent.then_some(now + LOG_RETRY)];
+        // Rounded up: epoll counts in milliseconds, and a turn too early is a turn for nothing.
+        due.into_iter().flatten().min().map(|due| due.saturating_duration_since(now) + Duration::from_millis(1))
+    }
+
+    fn turn(&mut self, events: &Events) {
+        let now = Instant::now();
+        if self.control.is_starved() {
+            self.control.accept(self.poll.registry(), now);
+        }
+        for event in events {
+            let token = event.token();
+            if token == CONTROL {
+                self.control.accept(self.poll.registry(), now);
+            } else if let Some(birth) = birth_of(token) {
+                self.hear(birth);
+            } else if self.control.owns(token) {
+                self.answer(token);
+            }
+        }
+        // After the reports: what a child said before it died comes before its death.
+        let wishes: Vec<Wish> = self.signals.pending().filter_map(signals::wish).collect();
+        wishes.into_iter().for_each(|wish| self.grant(wish));
+        self.control.close_the_silent(now);
+        self.feel_the_pulses();
+        self.step(Event::Tick);
+    }
+
+    /// Feeds the supervisor, and what comes of it, until nothing more does.
+    fn step(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let dead = match event {
+                Event::Exited(birth, _) => Some(birth),
+                _ => None,
+            };
+            for action in self.supervisor.step(event, Instant::now()) {
+                events.extend(self.act(action));
+            }
+            if let Some(birth) = dead {
+                self.children.forget(birth);
+            }
+        }
+    }
+
+    fn grant(&mut self, wish: Wish) {
+        let workers = self.supervisor.workers_wanted();
+        match wish {
+            Wish::Reap => self.reap(),
+            Wish::Stop => self.step(Event::Stop),
+            Wish::Quit => self.step(Event::Quit),
+            Wish::OneMore => self.step(Event::Scale((workers + 1).min(WORKERS_MAX))),
+            Wish::OneFewer => self.step(Event::Scale(workers.saturating_sub(1).max(1))),
+            Wish::NotServed(what) => log::warn!(target: "forebay", "{what} is not part of this release"),
+        }
+    }
+
+    fn reap(&mut self) {
+        for death in self.children.reap() {
+            // What it said before it died is in its socket still.
+            self.hear(death.birth);
+            if death.is_refusal {
+                self.children.forget(death.birth);
+                self.step(Event::BirthFailed(death.birth, "the system refuses it a thread".to_owned()));
+            } else {
+                self.step(Event::Exited(death.birth, death.how));
+            }
+        }
+    }
+
+    /// Takes in what a child says.
+    fn hear(&mut self, birth: Birth) {
+        let Some(role) = self.children.get(birth).map(|process| process.role) else { return };
+        match self.children.listen(birth) {
+            Ok(frames) => frames.iter().for_each(|frame| self.understand(birth, role, frame)),
+            Err(why) => self.step(Event::Broken(birth, format!("broke the rules ({why})"))),
+        }
+    }
+
+    fn understand(&mut self, birth: Birth, role: Role, body: &[u8]) {
+        let event = match role {
+            Role::Log => frame::decode(body).map(|LogReport::Ready| Event::Ready(birth)),
+            Role::Worker(..) => frame::decode(body).map(|report| match report {
+                WorkerReport::Ready => Event::Ready(birth),
+                WorkerReport::Refused { reason } => Event::Refused(birth, reason),
+            }),
+            Role::Zygote(_) => frame::decode(body).map(|report| self.understand_zygote(birth, report)),
+        };
+        match event {
+            Ok(event) => self.step(event),
+            Err(error) => self.step(Event::Broken(birth, format!("broke the rules ({error})"))),
+        }
+    }
+
+    fn understand_zygote(&mut self, zygote: Birth, report: ZygoteReport) -> Event {
+        match report {
+            ZygoteReport::Loaded(manifest) if manifest.version == orders::VERSION => Event::Ready(zygote),
+            ZygoteReport::Loaded(manifest) => {
+                let (theirs, ours) = (manifest.version, orders::VERSION);
+                Event::Broken(zygote, format!("speaks version {theirs} of the orders, the master {ours}"))
+            }
+            ZygoteReport::Refused { reason } => Event::Refused(zygote, reason),
+            ZygoteReport::ForkFailed { birth, reason } => self.not_forked(birth, reason),
+            ZygoteReport::Forked { birth, pid } => match self.children.reported(birth, pid) {
+                Ok(None) => Event::Born(birth),
+                Ok(Some(death)) => {
+                    self.step(Event::Born(birth));
+                    Event::Exited(death.birth, death.how)
+                }
+                Err(why) => Event::Broken(zygote, format!("broke the rules ({why})")),
+            },
+        }
+    }
+
+    fn not_forked(&mut self, birth: Birth, reason: String) -> Event {
+        let ordered = self.children.get(birth).is_some_and(|process| process.pid.is_none());
+        if !ordered {
+            return Event::Tick;
+        }
+        self.children.forget(birth);
+        Event::BirthFailed(birth, reason)
+    }
+
+    /// Reads the heartbeats. A process that someone traces stands still without fault.
+    fn feel_the_pulses(&mut self) {
+        let (now, now_ms) = (Instant::now(), monotonic_ms());
+        let late = self.settings.timeouts.hang / 2;
+        let mut beats = Vec::new();
+        for (birth, process) in self.children.iter() {
+            let (Some(record), Some(pid)) = (process.record, process.pid) else { continue };
+            let at_ms = self.scoreboard.record(record).heartbeat_ms();
+            if at_ms == 0 {
+                continue;
+            }
+            // A hostile process may write any number: one from the future counts as now.
+            let age = Duration::from_millis(now_ms.saturating_sub(at_ms));
+            let at = if age > late && status::is_traced(pid) { Some(now) } else { now.checked_sub(age) };
+            beats.extend(at.map(|at| (birth, at)));
+        }
+        for (birth, at) in beats {
+            self.step(Event::Heartbeat(birth, at));
+        }
+    }
+}

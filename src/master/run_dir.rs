@@ -1,0 +1,159 @@
+//! The run directory: where it is, who may enter, and that one master lives there.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use interprocess::local_socket::{GenericFilePath, ListenerOptions, ToFsName};
+use interprocess::os::unix::local_socket::ListenerOptionsExt;
+use nix::fcntl::OFlag;
+use nix::unistd::geteuid;
+
+use crate::contract::{control, lock};
+use crate::error::{Context, Error, Exit};
+
+/// The lock that one master holds for life; its content is for people.
+const MASTER_LOCK: &str = "master.lock";
+
+/// Where helpers' sockets are.
+const IPC: &str = "ipc";
+
+/// The run directory of the only master in it.
+#[derive(Debug)]
+pub(super) struct RunDir {
+    path: PathBuf,
+    /// The only descriptor of its file: closing another one would give up the lock.
+    _lock: File,
+}
+
+impl RunDir {
+    /// Makes the directory and takes its lock, or says who has it.
+    pub(super) fn take(path: &Path) -> Result<Self, Error> {
+        refuse_open_ways(path)?;
+        make_directory(path)?;
+        let lock = take_lock(path)?;
+        make_directory(&path.join(IPC))?;
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The children's lock file.
+    pub(super) fn children_lock(&self) -> Result<File, Error> {
+        open(&self.path.join(lock::FILE))
+    }
+
+    /// The command line's way to the master.
+    pub(super) fn control_socket(&self) -> Result<UnixListener, Error> {
+        bind(&self.path.join(control::SOCKET), 0o660)
+    }
+
+    pub(super) fn log_socket_path(&self) -> PathBuf {
+        self.path.join(IPC).join("log.sock")
+    }
+
+    /// Everyone's way to the log helper.
+    pub(super) fn log_socket(&self) -> Result<UnixListener, Error> {
+        bind(&self.log_socket_path(), 0o660)
+    }
+
+    /// Removes the sockets, which nobody answers any more; locks and directories stay.
+    pub(super) fn leave(&self) {
+        for socket in [self.path.join(control::SOCKET), self.log_socket_path()] {
+            if let Err(error) = fs::remove_file(&socket)
+                && error.kind() != ErrorKind::NotFound
+            {
+                log::warn!("cannot remove {}: {error}", socket.display());
+            }
+        }
+    }
+}
+
+/// Root makes and opens nothing below a directory that others can write, sticky ones excepted:
+/// they could put something of theirs in its place.
+fn refuse_open_ways(path: &Path) -> Result<(), Error> {
+    if !geteuid().is_root() {
+        return Ok(());
+    }
+    for above in path.ancestors().skip(1) {
+        let Ok(found) = fs::metadata(above) else { continue };
+        if found.mode() & 0o022 != 0 && found.mode() & 0o1000 == 0 {
+            let (path, above) = (path.display(), above.display());
+            let what =
+                format!("cannot use the run directory {path}: others may write {above}, choose another with --run-dir");
+            return Err(Error::new(Exit::NoPermission, what));
+        }
+    }
+    Ok(())
+}
+
+/// Makes a directory of our own, or accepts one that is ours and that nobody else may write.
+fn make_directory(path: &Path) -> Result<(), Error> {
+    let cannot = || format!("cannot use the run directory {}", path.display());
+    match DirBuilder::new().mode(0o750).create(path) {
+        Ok(()) => fs::set_permissions(path, Permissions::from_mode(0o750)).or_refused(cannot)?,
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            let way_out = format!("cannot make the run directory {}: choose another with --run-dir", path.display());
+            return Err(Error::because(Exit::NoPermission, way_out, error));
+        }
+        Err(error) => return Err(error).or_refused(cannot),
+    }
+    let found = fs::symlink_metadata(path).or_refused(cannot)?;
+    let refuse = |why: &str| Err(Error::new(Exit::NoPermission, format!("{}: {why}", cannot())));
+    if !found.is_dir() {
+        return refuse("it is not a directory");
+    }
+    if found.uid() != geteuid().as_raw() {
+        return refuse(&format!("it belongs to uid {}", found.uid()));
+    }
+    if found.mode() & 0o022 != 0 {
+        return refuse(&format!("others may write there (mode {:o}): chmod 0750 it", found.mode() & 0o7777));
+    }
+    Ok(())
+}
+
+/// Takes the master's lock. The file is never removed: the lock is the truth, not the file.
+fn take_lock(directory: &Path) -> Result<File, Error> {
+    let path = directory.join(MASTER_LOCK);
+    let mut file = open(&path)?;
+    if let Some(owner) = lock::take(&file).or_refused(|| format!("cannot lock {}", path.display()))? {
+        // The kernel's word: what stands in the file may be the last master's.
+        let owner = if owner.as_raw() > 0 { format!("pid {owner}") } else { "in another pid namespace".to_owned() };
+        let what = format!("already running ({owner}) with the run directory {}", directory.display());
+        return Err(Error::new(Exit::Busy, what));
+    }
+    let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+    written.or_refused(|| format!("cannot write {}", path.display()))?;
+    Ok(file)
+}
+
+fn open(path: &Path) -> Result<File, Error> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    options.custom_flags(OFlag::O_NOFOLLOW.bits() | OFlag::O_CLOEXEC.bits());
+    options.open(path).or_refused(|| format!("cannot open {}", path.display()))
+}
+
+/// Binds a socket where only a stale one may be: the lock says that no other master lives here.
+fn bind(path: &Path, mode: u32) -> Result<UnixListener, Error> {
+    let cannot = || format!("cannot make the socket {}", path.display());
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error).or_refused(cannot),
+        Ok(()) | Err(_) => {}
+    }
+    let name = path.to_fs_name::<GenericFilePath>().or_refused(cannot)?;
+    // The name stays: a forked child that dropped its copy would remove it for everyone.
+    let options = ListenerOptions::new().name(name).mode(mode).reclaim_name(false);
+    let listener = options.create_sync().or_refused(cannot)?;
+    let descriptor: std::os::fd::OwnedFd = match listener {
+        interprocess::local_socket::Listener::UdSocket(listener) => listener.into(),
+    };
+    let listener = UnixListener::from(descriptor);
+    listener.set_nonblocking(true).or_refused(cannot)?;
+    Ok(listener)
+}

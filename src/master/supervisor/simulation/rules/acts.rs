@@ -1,0 +1,230 @@
+//! Whether an action may be taken, and what it changes.
+
+use super::{Life, Phase, Rules, Verdict, World, require};
+use crate::contract::ids::{Birth, Generation, Role};
+use crate::master::supervisor::{
+    ABORT_GRACE, Action, DRAIN_GRACE, KILL_GRACE, LOG_GRACE, Outcome, Report, ZYGOTE_GRACE,
+};
+
+impl Rules {
+    pub(in super::super) fn act(&mut self, action: &Action, world: &World) -> Verdict {
+        let now = self.now;
+        require(!self.is_over(), "there is one end, and nothing after it", format_args!("{action:?}"))?;
+        match *action {
+            Action::ForkLog(birth) => self.fork_log(birth),
+            Action::StartZygote(birth, generation) => self.start_zygote(birth, generation),
+            Action::ForkWorker { birth, role, zygote } => self.fork_worker(birth, role, zygote),
+            Action::Forget(birth) => self.forget(birth),
+            Action::Begin(birth) => {
+                let newborn = self.duty.newborn == Some(birth);
+                let life = self.process(birth)?;
+                let may = newborn && !life.begun && !life.unwanted;
+                life.begun = true;
+                require(may, "a process begins once, at its birth, if it is wanted", format_args!("{birth:?}"))
+            }
+            Action::Accept(birth) => {
+                let life = self.process(birth)?;
+                let may = life.is_worker() && life.ready.is_some() && !life.accepted && !life.is_ending();
+                life.accepted = true;
+                require(may, "a worker accepts once, when it is ready", format_args!("{birth:?}"))
+            }
+            Action::Drain(birth) => {
+                self.may_drain(birth)?;
+                self.process(birth)?.drained = Some(now);
+                Ok(())
+            }
+            Action::Abort(birth) => {
+                self.may_abort(birth, world)?;
+                self.process(birth)?.aborted = Some(now);
+                Ok(())
+            }
+            Action::Kill(birth) => {
+                self.may_kill(birth)?;
+                self.process(birth)?.killed = Some(now);
+                Ok(())
+            }
+            Action::Report(ref report) => self.told(report),
+            Action::Exit(ref outcome) => self.exit(outcome),
+        }
+    }
+
+    /// The process of this birth, if there is one.
+    fn process(&mut self, birth: Birth) -> Result<&mut Life, super::Violation> {
+        let life = self.lives.get_mut(&birth).filter(|life| life.born.is_some());
+        life.ok_or_else(|| super::Violation { rule: "nobody acts on the gone", what: format!("{birth:?}") })
+    }
+
+    // ---- births ---------------------------------------------------------------------------------
+
+    /// The order for a process that fills a place.
+    fn order(&mut self, birth: Birth, role: Role, zygote: Option<Birth>) -> Verdict {
+        require(birth > self.last_birth, "no birth is used twice", format_args!("{birth:?}"))?;
+        self.last_birth = birth;
+        let Some(place) = self.places.get(&role) else {
+            return require(false, "only what is wanted is made", role);
+        };
+        let rested = self.now >= place.vacant_since + place.rest;
+        require(rested, "what fails is not tried again at once", role)?;
+        require(self.holder(role).is_none(), "a place is filled once", role)?;
+        self.lives.insert(birth, Life::ordered(role, zygote, self.now));
+        Ok(())
+    }
+
+    fn fork_log(&mut self, birth: Birth) -> Verdict {
+        let wanted = !self.is_stopping() || self.others_live();
+        require(wanted, "only what is wanted is made", "helper log")?;
+        self.order(birth, Role::Log, None)
+    }
+
+    fn start_zygote(&mut self, birth: Birth, generation: Generation) -> Verdict {
+        require(!self.is_stopping(), "only what is wanted is made", "zygote")?;
+        self.order(birth, Role::Zygote(generation), None)
+    }
+
+    fn fork_worker(&mut self, birth: Birth, role: Role, zygote: Birth) -> Verdict {
+        let Role::Worker(_, generation) = role else {
+            return require(false, "a zygote makes workers", role);
+        };
+        let parent = self.process(zygote)?;
+        let loaded = parent.role == Role::Zygote(generation) && parent.ready.is_some() && !parent.is_ending();
+        let owes = self.lives.values().any(|life| life.zygote == Some(zygote) && life.born.is_none());
+        let what = format_args!("{role} from {zygote:?}");
+        require(loaded && !owes, "one order at a time, to a zygote that is loaded", what)?;
+        self.order(birth, role, Some(zygote))?;
+        let working = |life: &&Life| life.role == role && !life.is_ending() && !life.unkillable;
+        require(self.lives.values().filter(working).count() == 1, "a slot has one worker", role)
+    }
+
+    fn forget(&mut self, birth: Birth) -> Verdict {
+        let unanswered = self.lives.get(&birth).is_some_and(|life| life.is_worker() && life.born.is_none());
+        let zygote = self.lives.get(&birth).and_then(|life| self.lives.get(&life.zygote?));
+        let answers = zygote.is_some_and(|zygote| !zygote.unkillable);
+        let may = unanswered && !answers;
+        require(may, "only an order that nobody will answer is forgotten", format_args!("{birth:?}"))?;
+        self.remove(birth, std::time::Duration::ZERO);
+        Ok(())
+    }
+
+    // ---- ends -----------------------------------------------------------------------------------
+
+    /// Workers are asked to end when they are not wanted; then zygotes; then the log helper.
+    fn may_drain(&mut self, birth: Birth) -> Verdict {
+        let life = self.process(birth)?;
+        let (role, unwanted) = (life.role, life.unwanted);
+        let first = life.drained.is_none() && life.aborted.is_none() && life.killed.is_none();
+        require(first, "who is ending is not asked to", format_args!("{birth:?}"))?;
+        let may = match role {
+            Role::Worker(..) => unwanted,
+            Role::Zygote(_) => self.is_stopping() && !self.live(Life::is_worker),
+            Role::Log => self.is_stopping() && !self.live(|life| life.role != Role::Log),
+        };
+        require(may, "workers end first, then zygotes, then the log helper", role)
+    }
+
+    fn live(&self, who: fn(&Life) -> bool) -> bool {
+        self.lives.values().any(|life| who(life) && !life.unkillable)
+    }
+
+    fn may_abort(&mut self, birth: Birth, world: &World) -> Verdict {
+        let life = self.process(birth)?;
+        let (role, ready, drained) = (life.role, life.ready, life.drained);
+        let first = life.aborted.is_none() && life.killed.is_none() && !life.unkillable;
+        require(first, "a signal is sent once", format_args!("SIGABRT to {birth:?}"))?;
+        // Who boots has no heartbeat yet.
+        let sign = ready.map_or(drained, |ready| life.heartbeat.max(Some(ready)));
+        let silent = sign.is_some_and(|sign| self.now.saturating_duration_since(sign) >= self.policy.timeouts.hang);
+        let hangs = silent && !world.is_well(birth) && !matches!(role, Role::Zygote(_));
+        require(hangs, "the well are left alone", format_args!("SIGABRT to {birth:?}, {role}"))
+    }
+
+    fn may_kill(&mut self, birth: Birth) -> Verdict {
+        self.process(birth)?;
+        let life = &self.lives[&birth];
+        let first = life.killed.is_none() && !life.unkillable;
+        require(first, "a signal is sent once", format_args!("SIGKILL to {birth:?}"))?;
+        let timeouts = self.policy.timeouts;
+        let passed = |since: Option<_>, wait| since.is_some_and(|since| self.may_have_passed(since, wait));
+        let overdue = life.ready.is_none() && passed(life.born, timeouts.ready);
+        let late = self.may_be_late();
+        let for_role = match life.role {
+            Role::Worker(..) => {
+                let unborn = life.unwanted && life.ready.is_none();
+                unborn || (life.unwanted && late) || passed(life.drained, timeouts.drain + DRAIN_GRACE)
+            }
+            Role::Zygote(_) => {
+                let owes = |order: &Life| order.zygote == Some(birth) && order.born.is_none();
+                let silent = |order: &Life| owes(order) && (late || passed(Some(order.ordered), timeouts.ready));
+                let last = late && !self.live(Life::is_worker);
+                self.lives.values().any(silent) || last || passed(life.drained, ZYGOTE_GRACE)
+            }
+            Role::Log => passed(life.drained, LOG_GRACE),
+        };
+        let may = life.broken || overdue || for_role || passed(life.aborted, ABORT_GRACE);
+        require(may, "the well are left alone", format_args!("SIGKILL to {birth:?}, {}", life.role))
+    }
+
+    fn may_be_late(&self) -> bool {
+        match self.phase {
+            Phase::Stopping { since, within, .. } => self.may_have_passed(since, within),
+            Phase::Starting | Phase::Serving | Phase::Over => false,
+        }
+    }
+
+    // ---- what is said ---------------------------------------------------------------------------
+
+    fn told(&mut self, report: &Report) -> Verdict {
+        match report {
+            Report::Serving => {
+                let whole = self.places.keys().all(|&role| {
+                    let works = |life: &Life| life.ready.is_some() && !life.is_ending();
+                    matches!(role, Role::Zygote(_)) || self.holder(role).is_some_and(works)
+                });
+                let first = self.phase == Phase::Starting;
+                self.phase = Phase::Serving;
+                require(whole && first, "serving is said once, when all serve", "it is not so")
+            }
+            Report::Unkillable(birth, role) => self.given_up(*birth, *role),
+            Report::Paused(gap) => {
+                let true_gap = |&(until, lasts): &(_, _)| until == self.now && *gap <= lasts;
+                let paused = self.pauses.last().is_some_and(true_gap);
+                require(paused, "a pause is what nothing ran in", format_args!("{gap:?}"))
+            }
+            Report::Stopping { .. } => {
+                if !self.is_stopping() {
+                    let why = "the phase is past starting, or nothing failed";
+                    require(self.duty.give_up, "the service ends only when it is told to", why)?;
+                    self.stop(self.policy.timeouts.stop, false);
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn given_up(&mut self, birth: Birth, role: Role) -> Verdict {
+        let killed = self.process(birth)?.killed;
+        let patient = killed.is_some_and(|killed| self.may_have_passed(killed, KILL_GRACE));
+        require(patient, "nobody is given up early", format_args!("{birth:?}"))?;
+        let life = self.process(birth)?;
+        life.unkillable = true;
+        let held = !life.unwanted;
+        self.duty.give_up = held && self.phase == Phase::Starting;
+        let now = self.now;
+        if let Some(place) = self.places.get_mut(&role).filter(|_| held && role != Role::Log) {
+            place.vacate(now, std::time::Duration::ZERO);
+        }
+        Ok(())
+    }
+
+    fn exit(&mut self, outcome: &Outcome) -> Verdict {
+        let left = self.lives.values().filter(|life| !life.unkillable).count();
+        require(left == 0, "nothing is left behind", format_args!("{left} processes"))?;
+        let Phase::Stopping { told, .. } = self.phase else {
+            return require(false, "the service ends only when it is told to", "it was not");
+        };
+        let what = format_args!("told: {told}, {outcome:?}");
+        require(told == (*outcome == Outcome::Stopped), "the outcome says why", what)?;
+        self.phase = Phase::Over;
+        Ok(())
+    }
+}

@@ -1,0 +1,99 @@
+//! What the rules remember.
+
+use std::time::{Duration, Instant};
+
+use crate::contract::ids::{Birth, Role};
+
+/// What has happened to one process, from its order to its end.
+#[derive(Debug)]
+pub(super) struct Life {
+    pub(super) role: Role,
+    /// Who was asked to fork it.
+    pub(super) zygote: Option<Birth>,
+    pub(super) ordered: Instant,
+    pub(super) born: Option<Instant>,
+    pub(super) begun: bool,
+    pub(super) ready: Option<Instant>,
+    pub(super) accepted: bool,
+    pub(super) heartbeat: Option<Instant>,
+    pub(super) drained: Option<Instant>,
+    pub(super) aborted: Option<Instant>,
+    pub(super) killed: Option<Instant>,
+    /// Its place is gone.
+    pub(super) unwanted: bool,
+    /// It broke the rules of the protocol.
+    pub(super) broken: bool,
+    pub(super) unkillable: bool,
+}
+
+impl Life {
+    pub(super) fn ordered(role: Role, zygote: Option<Birth>, now: Instant) -> Self {
+        Self {
+            role,
+            zygote,
+            ordered: now,
+            born: None,
+            begun: false,
+            ready: None,
+            accepted: false,
+            heartbeat: None,
+            drained: None,
+            aborted: None,
+            killed: None,
+            unwanted: false,
+            broken: false,
+            unkillable: false,
+        }
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        self.drained.is_some() || self.aborted.is_some() || self.killed.is_some()
+    }
+
+    /// Whether nobody else may be made for its place. A log helper that cannot be killed keeps it:
+    /// two would write the same files.
+    pub(super) fn holds_its_place(&self) -> bool {
+        !self.unwanted && (!self.unkillable || self.role == Role::Log)
+    }
+
+    pub(super) fn is_worker(&self) -> bool {
+        matches!(self.role, Role::Worker(..))
+    }
+
+    pub(super) fn is_zygote(&self) -> bool {
+        matches!(self.role, Role::Zygote(_))
+    }
+}
+
+/// The log helper's, a zygote's or a worker's place.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) vacant_since: Instant,
+    /// It is not filled again before this has passed.
+    pub(super) rest: Duration,
+    pub(super) deaths: Vec<Instant>,
+}
+
+impl Place {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { vacant_since: now, rest: Duration::ZERO, deaths: Vec::new() }
+    }
+
+    pub(super) fn vacate(&mut self, now: Instant, rest: Duration) {
+        self.vacant_since = now;
+        self.rest = rest;
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Phase {
+    Starting,
+    Serving,
+    /// To be over within `within` of `since`; `told`: somebody asked for it.
+    Stopping {
+        since: Instant,
+        within: Duration,
+        told: bool,
+    },
+    Over,
+}

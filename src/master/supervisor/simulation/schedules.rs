@@ -1,0 +1,230 @@
+//! Schedules of faults that once broke the supervisor, written out.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::contract::ids::{Birth, WORKERS_MAX};
+use crate::master::supervisor::{
+    Action, CHILDREN_MAX, Event, KILL_GRACE, LOG_GRACE, Outcome, Policy, Report, Supervisor,
+};
+use crate::settings::{Restart, Timeouts};
+
+const POLICY: Policy = Policy {
+    workers: 1,
+    timeouts: Timeouts {
+        ready: Duration::from_secs(20),
+        hang: Duration::from_secs(10),
+        drain: Duration::from_secs(5),
+        stop: Duration::from_secs(8),
+    },
+    restart: Restart { intensity: 5, period: Duration::from_secs(10), backoff_max: Duration::from_secs(5) },
+};
+
+/// In this order everything is born.
+const LOG: Birth = Birth(1);
+const ZYGOTE: Birth = Birth(2);
+const WORKER: Birth = Birth(3);
+
+/// A supervisor whose own births succeed, and whose children's hearts beat.
+struct Play {
+    supervisor: Supervisor,
+    now: Instant,
+}
+
+impl Play {
+    fn start(policy: Policy) -> Self {
+        let now = Instant::now();
+        let mut play = Self { supervisor: Supervisor::new(policy, 1, now), now };
+        play.tell(Event::Tick);
+        play
+    }
+
+    /// All of it serves.
+    fn serving(policy: Policy) -> Self {
+        let mut play = Self::start(policy);
+        play.tell(Event::Ready(LOG));
+        play.tell(Event::Ready(ZYGOTE));
+        for worker in 0..u64::from(policy.workers) {
+            play.answer(Birth(WORKER.0 + worker));
+        }
+        assert_eq!(play.supervisor.view().state, "serving");
+        play
+    }
+
+    fn tell(&mut self, event: Event) -> Vec<Action> {
+        let mut events = VecDeque::from([event]);
+        let mut all = Vec::new();
+        while let Some(event) = events.pop_front() {
+            let actions = self.supervisor.step(event, self.now);
+            events.extend(actions.iter().filter_map(|action| match action {
+                Action::ForkLog(birth) | Action::StartZygote(birth, _) => Some(Event::Born(*birth)),
+                _ => None,
+            }));
+            all.extend(actions);
+        }
+        all
+    }
+
+    /// The zygote has made this worker, and it is ready.
+    fn answer(&mut self, worker: Birth) -> Vec<Action> {
+        let mut all = self.tell(Event::Born(worker));
+        all.extend(self.tell(Event::Ready(worker)));
+        all
+    }
+
+    fn exit(&mut self, birth: Birth) -> Vec<Action> {
+        self.tell(Event::Exited(birth, "exited with 0".to_owned()))
+    }
+
+    /// Lets time pass as the master does.
+    fn wait(&mut self, time: Duration) -> Vec<Action> {
+        let until = self.now + time;
+        let mut all = Vec::new();
+        while self.now < until && !all.iter().any(|action| matches!(action, Action::Exit(_))) {
+            self.now = self.supervisor.due().map_or(until, |due| due.clamp(self.now, until));
+            for place in self.supervisor.view().places {
+                let beat = place.birth.map(|birth| Event::Heartbeat(birth, self.now));
+                all.extend(beat.into_iter().flat_map(|beat| self.tell(beat)));
+            }
+            all.extend(self.tell(Event::Tick));
+        }
+        all
+    }
+
+    /// Nothing runs.
+    fn pause(&mut self, time: Duration) -> Vec<Action> {
+        self.now += time;
+        self.tell(Event::Tick)
+    }
+
+    fn live(&self) -> usize {
+        self.supervisor.view().places.iter().filter(|place| place.birth.is_some()).count()
+    }
+}
+
+fn is_unkillable(actions: &[Action], birth: Birth) -> bool {
+    let said = |action: &Action| matches!(action, Action::Report(Report::Unkillable(whom, _)) if *whom == birth);
+    actions.iter().any(said)
+}
+
+fn order(actions: &[Action]) -> Option<(Birth, Birth)> {
+    actions.iter().find_map(|action| match *action {
+        Action::ForkWorker { birth, zygote, .. } => Some((birth, zygote)),
+        _ => None,
+    })
+}
+
+#[test]
+fn the_end_is_told_once() {
+    let mut play = Play::serving(POLICY);
+    play.tell(Event::Stop);
+    play.exit(WORKER);
+    play.exit(ZYGOTE);
+    assert!(play.exit(LOG).contains(&Action::Exit(Outcome::Stopped)));
+    assert_eq!(play.tell(Event::Tick), [], "the master finishes its turn");
+    assert_eq!(play.tell(Event::Quit), []);
+}
+
+#[test]
+fn a_pause_is_noticed_while_nothing_beats_yet() {
+    let mut play = Play::start(POLICY);
+    play.wait(Duration::from_secs(1));
+    let actions = play.pause(POLICY.timeouts.ready * 2);
+    assert!(!actions.iter().any(|action| matches!(action, Action::Kill(_))), "{actions:?}");
+}
+
+#[test]
+fn a_pause_is_noticed_once() {
+    let mut play = Play::serving(POLICY);
+    play.now += Duration::from_secs(60);
+    // The first event after it is the last heartbeat before it.
+    let mut actions = play.tell(Event::Heartbeat(WORKER, play.now - Duration::from_secs(60)));
+    actions.extend(play.tell(Event::Tick));
+    let paused = |action: &&Action| matches!(action, Action::Report(Report::Paused(_)));
+    assert_eq!(actions.iter().filter(paused).count(), 1);
+    assert!(!actions.contains(&Action::Abort(WORKER)));
+}
+
+#[test]
+fn a_quit_does_not_wait_for_an_answer() {
+    let mut play = Play::start(POLICY);
+    let actions = play.tell(Event::Ready(ZYGOTE));
+    assert_eq!(order(&actions), Some((WORKER, ZYGOTE)));
+    assert!(play.tell(Event::Quit).contains(&Action::Kill(ZYGOTE)));
+    assert!(play.exit(ZYGOTE).contains(&Action::Forget(WORKER)));
+    assert!(play.exit(LOG).contains(&Action::Exit(Outcome::Stopped)));
+}
+
+/// The log helper was started again and again for a worker that is not going to say anything.
+#[test]
+fn a_stop_ends_beside_a_worker_that_cannot_be_killed() {
+    let mut play = Play::serving(POLICY);
+    play.tell(Event::Quit);
+    assert!(is_unkillable(&play.wait(KILL_GRACE), WORKER));
+    play.exit(ZYGOTE);
+    assert!(play.exit(LOG).contains(&Action::Exit(Outcome::Stopped)));
+}
+
+#[test]
+fn a_start_gives_up_on_what_cannot_be_killed() {
+    let mut play = Play::start(POLICY);
+    let actions = play.wait(POLICY.timeouts.ready + KILL_GRACE + LOG_GRACE);
+    assert!(is_unkillable(&actions, ZYGOTE));
+    let again = |action: &&Action| matches!(action, Action::StartZygote(..));
+    assert_eq!(actions.iter().filter(again).count(), 0);
+    let failed = |action: &Action| matches!(action, Action::Exit(Outcome::Failed(_)));
+    assert!(actions.iter().any(failed) || play.exit(LOG).iter().any(failed));
+}
+
+#[test]
+fn who_boots_is_not_taken_for_hung_when_it_is_to_end() {
+    let mut play = Play::serving(POLICY);
+    play.exit(LOG);
+    let log = Birth(4);
+    let step = Duration::from_millis(200);
+    let until = play.now + POLICY.timeouts.hang + step;
+    // The second log helper's loop has not turned yet.
+    while play.now < until {
+        play.now += step;
+        play.tell(Event::Heartbeat(WORKER, play.now));
+        play.tell(Event::Tick);
+    }
+    play.tell(Event::Stop);
+    play.exit(WORKER);
+    assert!(play.exit(ZYGOTE).contains(&Action::Drain(log)));
+    assert!(!play.tell(Event::Tick).contains(&Action::Abort(log)));
+}
+
+#[test]
+fn a_given_up_zygote_takes_no_orders_with_it() {
+    let mut play = Play::serving(POLICY);
+    play.tell(Event::Broken(ZYGOTE, "broke the rules".to_owned()));
+    assert!(is_unkillable(&play.wait(KILL_GRACE), ZYGOTE));
+    let next = Birth(4);
+    play.tell(Event::Ready(next));
+    assert_eq!(order(&play.tell(Event::Scale(2))), Some((Birth(5), next)));
+    let actions = play.exit(ZYGOTE);
+    assert!(!actions.contains(&Action::Forget(Birth(5))), "{actions:?}");
+    assert!(play.answer(Birth(5)).contains(&Action::Accept(Birth(5))));
+}
+
+/// Every process has a record in the scoreboard, and there are so many.
+#[test]
+fn a_scale_that_swings_does_not_make_processes_without_end() {
+    let mut play = Play::serving(POLICY);
+    let mut worker = WORKER;
+    for _ in 0..4 {
+        let mut ordered = order(&play.tell(Event::Scale(WORKERS_MAX)));
+        while let Some((birth, _)) = ordered {
+            worker = birth;
+            let born = play.tell(Event::Born(birth));
+            play.tell(Event::Ready(birth));
+            ordered = order(&born);
+        }
+        play.tell(Event::Scale(1));
+    }
+    assert_eq!(play.live(), CHILDREN_MAX);
+    play.tell(Event::Scale(2));
+    assert!(play.supervisor.due().is_some_and(|due| due > play.now), "nothing spins");
+    assert!(order(&play.exit(worker)).is_some(), "room was made");
+}

@@ -1,0 +1,103 @@
+//! Shared memory made of 64-bit atomics.
+//!
+//! A memfd, preallocated and sealed against shrinking and growing: a process that maps it cannot
+//! be killed by SIGBUS through another one that truncates it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicU64;
+
+use memmap2::MmapRaw;
+use nix::fcntl::{FcntlArg, SealFlag, fallocate, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::stat::{Mode, fchmod};
+
+const WORD: usize = size_of::<AtomicU64>();
+
+/// The seals without which a mapping is refused.
+const SEALS: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW);
+
+/// Words of memory that several processes see.
+#[derive(Debug)]
+pub(crate) struct SharedWords {
+    map: MmapRaw,
+    fd: OwnedFd,
+}
+
+impl SharedWords {
+    /// Makes `count` words, all zero.
+    pub(crate) fn create(name: &str, count: usize) -> io::Result<Self> {
+        let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        let len = i64::try_from(count * WORD).map_err(io::Error::other)?;
+        nix::unistd::ftruncate(&fd, len)?;
+        // Before anything is mapped: memory that is short now is an error here, not SIGBUS later.
+        fallocate(&fd, nix::fcntl::FallocateFlags::empty(), 0, len)?;
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(SEALS | SealFlag::F_SEAL_SEAL))?;
+        Self::attach(fd)
+    }
+
+    /// Maps what another process made; refused unless it is sealed.
+    pub(crate) fn attach(fd: OwnedFd) -> io::Result<Self> {
+        let seals = SealFlag::from_bits_truncate(fcntl(&fd, FcntlArg::F_GET_SEALS)?);
+        if !seals.contains(SEALS) {
+            return Err(io::Error::other("shared memory is not sealed"));
+        }
+        let file = File::from(fd);
+        let map = MmapRaw::map_raw(&file)?;
+        Ok(Self { map, fd: file.into() })
+    }
+
+    pub(crate) fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping is page-aligned, lives as long as self, cannot shrink (sealed), and
+        // every bit pattern is a valid AtomicU64; other processes write it by atomics too, and a
+        // hostile one can change only values.
+        unsafe { std::slice::from_raw_parts(self.map.as_ptr().cast(), self.map.len() / WORD) }
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// A memfd with `content` that nobody can change any more.
+pub(crate) fn sealed_bytes(name: &str, content: &[u8]) -> io::Result<OwnedFd> {
+    use std::io::Write;
+
+    let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    let mut file = File::from(fd);
+    file.write_all(content)?;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(SEALS | SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL))?;
+    Ok(file.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use super::*;
+
+    #[test]
+    fn words_are_shared_and_cannot_be_cut_off() {
+        let one = SharedWords::create("test", 16).expect("create");
+        let two = SharedWords::attach(one.fd().try_clone_to_owned().expect("dup")).expect("attach");
+        one.words()[3].store(7, Relaxed);
+        assert_eq!(two.words()[3].load(Relaxed), 7);
+        assert!(nix::unistd::ftruncate(one.fd(), 0).is_err());
+    }
+
+    #[test]
+    fn unsealed_memory_is_refused() {
+        let fd = memfd_create("test", MFdFlags::MFD_ALLOW_SEALING).expect("memfd");
+        nix::unistd::ftruncate(&fd, 4096).expect("size");
+        assert!(SharedWords::attach(fd).is_err());
+    }
+
+    #[test]
+    fn sealed_bytes_cannot_be_written() {
+        let fd = sealed_bytes("test", b"workers = 2").expect("memfd");
+        assert!(nix::unistd::write(&fd, b"x").is_err());
+    }
+}

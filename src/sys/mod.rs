@@ -1,0 +1,12 @@
+//! The kernel, as far as neither std nor nix wraps it.
+//!
+//! The only room with `unsafe`. Every block says why it is sound; everything that leaves this
+//! room is safe to call. Nothing here decides anything.
+#![allow(unsafe_code)]
+
+pub(crate) mod descriptors;
+pub(crate) mod memory;
+pub(crate) mod passing;
+pub(crate) mod process;
+pub(crate) mod signals;
+pub(crate) mod title;
