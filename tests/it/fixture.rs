@@ -1,0 +1,153 @@
+//! An application that does on request what applications should not: the tests' victim.
+//!
+//! `FIXTURE` in the environment says what goes wrong at start: `refuse`, `exit`, `panic`, `never`
+//! (ready), `exit-if FILE` (exists); `thread`, `socket`, `refuse-preload` and `endless-preload` in
+//! `preload`; `threaded` and `early` (a file is opened) before `App::main`.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::os::fd::IntoRawFd;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use axum::extract::Path;
+use axum::http::StatusCode;
+use axum::{Router, routing::get};
+use forebay::{App, BoxError, Preload, Worker};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+
+fn main() -> ExitCode {
+    if std::env::var_os("FIXTURE").is_some_and(|fault| fault == "threaded") {
+        let (say, heard) = std::sync::mpsc::channel();
+        let gossip = move || {
+            say.send("it has its name by now").expect("somebody listens");
+            std::thread::sleep(Duration::from_secs(60));
+        };
+        drop(std::thread::Builder::new().name("gossip".to_owned()).spawn(gossip));
+        heard.recv().expect("it speaks");
+    }
+    let early = std::env::var_os("FIXTURE").is_some_and(|fault| fault == "early");
+    let early = early.then(|| std::fs::File::open("/dev/zero").expect("/dev/zero"));
+    let preload = move |given: &Preload| {
+        if let Some(mut file) = early {
+            std::io::Read::read_exact(&mut file, &mut [0; 16])?;
+        }
+        preload(given)
+    };
+    App::new("fixture").preload(preload).http(replica).main()
+}
+
+/// What is drawn once for all workers.
+struct Drawn {
+    preloaded: u64,
+}
+
+fn preload(_: &Preload) -> Result<Drawn, BoxError> {
+    match std::env::var("FIXTURE").as_deref() {
+        Ok("thread") => drop(std::thread::spawn(|| std::thread::sleep(Duration::from_secs(60)))),
+        Ok("socket") => _ = std::net::UdpSocket::bind("127.0.0.1:0")?.into_raw_fd(),
+        Ok("refuse-preload") => return Err("the table is missing".into()),
+        Ok("endless-preload") => loop {
+            std::thread::park();
+        },
+        Ok(_) | Err(_) => {}
+    }
+    // Used before the fork, so that a copy of the state would show in every worker.
+    Ok(Drawn { preloaded: rand::random::<u64>() ^ fastrand::u64(..) ^ RandomState::new().hash_one(0) })
+}
+
+async fn replica(worker: Worker) -> Result<Router, BoxError> {
+    let fault = std::env::var("FIXTURE").unwrap_or_default();
+    match fault.split_once(' ').unwrap_or((&fault, "")) {
+        ("refuse", _) => return Err("no database".into()),
+        ("exit", _) => std::process::exit(0),
+        ("exit-if", file) if std::path::Path::new(file).exists() => std::process::exit(0),
+        ("panic", _) => panic!("the fixture panics at start"),
+        ("never", _) => std::future::pending::<()>().await,
+        _ => {}
+    }
+    let preloaded = worker.preloaded::<Drawn>()?.preloaded;
+    Ok(Router::new()
+        .route("/", get(async move || format!("{} {}", worker.slot(), std::process::id())))
+        .route("/random", get(async move || random(preloaded)))
+        .route("/sleep/{ms}", get(sleep))
+        .route("/hold/{*file}", get(hold))
+        .route("/spin", get(spin))
+        .route("/exit/{code}", get(exit))
+        .route("/abort", get(abort))
+        .route("/panic", get(panic))
+        .route("/log/{count}", get(log))
+        .route("/print", get(print))
+        .route("/child", get(child)))
+}
+
+/// Numbers from every generator that keeps state.
+fn random(preloaded: u64) -> String {
+    let map: HashMap<u8, u8> = HashMap::new();
+    let hashed = map.hasher().hash_one(1);
+    let pid = std::process::id();
+    format!("{pid} {preloaded} {} {} {hashed}", rand::random::<u64>(), fastrand::u64(..))
+}
+
+async fn sleep(Path(ms): Path<u64>) -> String {
+    tokio::time::sleep(Duration::from_millis(ms)).await;
+    std::process::id().to_string()
+}
+
+/// Answers once the file exists, and logs that as its last word.
+async fn hold(Path(file): Path<String>) -> String {
+    while !std::path::Path::new("/").join(&file).exists() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    log::info!(target: "fixture", "let go by {file}");
+    std::process::id().to_string()
+}
+
+/// A loop that never turns again.
+async fn spin() {
+    loop {
+        std::hint::spin_loop();
+    }
+}
+
+async fn exit(Path(code): Path<i32>) {
+    std::process::exit(code)
+}
+
+async fn abort() {
+    std::process::abort()
+}
+
+async fn panic() -> StatusCode {
+    panic!("the fixture panics in a handler")
+}
+
+async fn log(Path(count): Path<u32>) -> String {
+    for number in 0..count {
+        log::info!(target: "fixture", "record {number}");
+    }
+    std::process::id().to_string()
+}
+
+async fn print() {
+    println!("printed by the fixture");
+    eprintln!("complained by the fixture");
+}
+
+/// A process of the worker's own that keeps everything open, this connection too.
+async fn child() -> String {
+    for entry in std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten() {
+        if let Some(number) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
+            keep_across_exec(number);
+        }
+    }
+    let child = std::process::Command::new("sleep").arg("30").spawn();
+    child.map_or_else(|error| error.to_string(), |child| child.id().to_string())
+}
+
+#[expect(unsafe_code, reason = "what no sound program does: descriptors by number")]
+fn keep_across_exec(number: std::os::fd::RawFd) {
+    // SAFETY: fcntl refuses a number that is not open; it touches no memory.
+    let descriptor = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
+    let _ = fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty()));
+}
