@@ -14,7 +14,7 @@
 //!             let words: &'static String = worker.preloaded()?;
 //!             Ok(Router::new().route("/count", get(async move || words.lines().count().to_string())))
 //!         })
-//!         .main() // gives the program its commands: serve, status, scale, stop
+//!         .main() // gives the program its commands: serve, status, scale, stop, …
 //! }
 //! ```
 //!
@@ -39,7 +39,8 @@ mod sys;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use app::{App, Preload, Worker};
+pub use app::{App, Configuration, Preload, Worker};
+pub use child::helper::{CallError, Client, Context, Handle, Helper, Methods, Request, Subscription, Update};
 pub use error::{BoxError, Result};
 
 /// The README's example compiles too.

@@ -1,12 +1,15 @@
 //! What an application says of itself: names and closures, erased to what a child runs.
 
-use std::any::{Any, type_name};
+use std::any::{Any, TypeId, type_name};
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
+use std::rc::Rc;
 
 use hyper::rt::{Read, Write};
 
+use super::configuration::Configuration;
 use crate::error::Result;
 
 /// What `preload` built: shared by all processes of a generation, never freed.
@@ -22,6 +25,81 @@ pub(crate) type HttpFn = Box<dyn FnOnce(Worker) -> Pin<Box<dyn Future<Output = R
 pub(crate) trait Replica {
     /// Serves a connection until it ends; once `drain` resolves it ends as soon as it may.
     fn serve(&self, stream: Stream, peer: SocketAddr, drain: BoxFuture<()>) -> BoxFuture<()>;
+}
+
+/// A future of a process with one thread.
+pub(crate) type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
+
+/// How a helper's life begins.
+pub(crate) type HelperFn = fn(Birthplace) -> LocalFuture<Result<Rc<dyn Singleton>>>;
+
+/// A helper as it was declared, erased to what the zygote and its process need.
+#[derive(Clone, Copy)]
+pub(crate) struct Declaration {
+    pub(crate) name: &'static str,
+    pub(crate) version: Option<&'static str>,
+    pub(crate) asks: &'static [&'static str],
+    /// Its type, for those that ask for it.
+    pub(crate) kind: TypeId,
+    pub(crate) is_wanted: fn(&Configuration) -> Result<bool>,
+    /// Whether its section is what it takes.
+    pub(crate) check: fn(&Configuration, &str) -> Result<()>,
+    pub(crate) start: HelperFn,
+}
+
+/// The helpers of this process's generation, and where they are reached.
+#[derive(Clone, Default)]
+pub(crate) struct Neighbours {
+    /// What this process calls itself: `worker 0 generation 1`.
+    pub(crate) caller: String,
+    /// Where the sockets are.
+    pub(crate) ipc_dir: PathBuf,
+    /// Those that the configuration wants.
+    pub(crate) wanted: Vec<Declaration>,
+    /// The names of the others.
+    pub(crate) unwanted: Vec<&'static str>,
+    /// The application's sections of the configuration file.
+    pub(crate) configuration: Configuration,
+}
+
+/// What a helper's process gives it.
+pub(crate) struct Birthplace {
+    pub(crate) declaration: Declaration,
+    pub(crate) configuration: Configuration,
+    pub(crate) neighbours: &'static Neighbours,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) publish: Rc<dyn Publish>,
+    /// Tells the master what `status` shall show; false: it did not.
+    pub(crate) note: Box<dyn Fn(&str) -> bool>,
+}
+
+/// Carries events from a helper to its subscribers.
+pub(crate) trait Publish {
+    /// One event, encoded.
+    fn publish(&self, event: &[u8]);
+}
+
+/// A helper as its process's loop uses it.
+pub(crate) trait Singleton {
+    fn run(self: Rc<Self>) -> LocalFuture<Result<()>>;
+
+    /// Appends the array of events that tell how things stand.
+    fn snapshot(&self, out: &mut Vec<u8>) -> Result<()>;
+
+    /// Begins a request; the future gives the last two elements of the response, encoded.
+    fn call(self: Rc<Self>, method: &str, params: &[u8], now_ms: u64) -> Result<LocalFuture<Vec<u8>>, Unanswerable>;
+}
+
+/// Why a request was not begun.
+#[derive(Debug)]
+pub(crate) enum Unanswerable {
+    /// There is no such method; these there are.
+    NoMethod(Vec<&'static str>),
+    BadParams(String),
+    /// Reading its parameters panicked.
+    Panicked,
+    /// Its deadline has passed.
+    TooLate,
 }
 
 /// A connection's bytes, whatever carries them.
@@ -40,6 +118,7 @@ pub struct App {
     pub(crate) name: &'static str,
     pub(crate) version: &'static str,
     pub(crate) preload: Option<PreloadFn>,
+    pub(crate) helpers: Vec<Declaration>,
     pub(crate) http: Option<HttpFn>,
 }
 
@@ -49,7 +128,7 @@ impl App {
     /// The name appears in process titles, in the log, and as the default of paths: `/run/NAME`,
     /// `/etc/NAME.toml`.
     pub fn new(name: &'static str) -> Self {
-        Self { name, version: env!("CARGO_PKG_VERSION"), preload: None, http: None }
+        Self { name, version: env!("CARGO_PKG_VERSION"), preload: None, helpers: Vec::new(), http: None }
     }
 
     /// The application's version, for `--version` and `status`; forebay's own if never said.
@@ -107,6 +186,9 @@ pub struct Worker {
     pub(crate) slot: u16,
     pub(crate) generation: u32,
     pub(crate) preloaded: Option<Preloaded>,
+    pub(crate) neighbours: &'static Neighbours,
+    /// Makes a future that resolves when this replica drains.
+    pub(crate) draining: &'static (dyn Fn() -> BoxFuture<()> + Send + Sync),
 }
 
 impl Worker {
@@ -118,6 +200,20 @@ impl Worker {
     /// The generation this replica belongs to, counted from 1.
     pub fn generation(&self) -> u32 {
         self.generation
+    }
+
+    /// The section `[app]` of the configuration file; one that is not there is read as an empty one.
+    ///
+    /// # Errors
+    /// The section is not what `T` takes; the error names the file and the key.
+    pub fn config<T: serde::de::DeserializeOwned + 'static>(&self) -> Result<T> {
+        self.neighbours.configuration.section("app")
+    }
+
+    /// Resolves when this replica shall end: an answer without an end, such as an event stream, ends
+    /// itself then. Connections that are open at the drain limit are cut.
+    pub fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
+        (self.draining)()
     }
 
     /// What [`App::preload`] returned, the same for all replicas of a generation.
@@ -144,7 +240,9 @@ mod tests {
     #[test]
     fn preloaded_gives_the_type_that_was_built_and_no_other() {
         let built: Preloaded = Box::leak(Box::new(7_u32));
-        let worker = Worker { slot: 0, generation: 1, preloaded: Some(built) };
+        let neighbours = Box::leak(Box::new(Neighbours::default()));
+        let worker =
+            Worker { slot: 0, generation: 1, preloaded: Some(built), neighbours, draining: &|| Box::pin(async {}) };
         assert_eq!(worker.preloaded::<u32>().ok(), Some(&7));
         assert!(worker.preloaded::<u64>().is_err());
     }

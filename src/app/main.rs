@@ -62,6 +62,9 @@ fn run(app: App) -> Result<Exit, Error> {
         Command::Serve(overrides) => serve(&app, whom.config.as_deref(), &overrides)?,
         Command::Status { json } => cli::status(app.name, &whom, json)?,
         Command::Scale(workers) => cli::scale(app.name, &whom, workers)?,
+        Command::Restart { helper, timeout } => cli::restart(app.name, &whom, helper, timeout)?,
+        Command::Call { helper, json, timeout } => return cli::call(app.name, &whom, &helper, &json, timeout),
+        Command::Events { helper, count } => cli::events(app.name, &whom, &helper, count)?,
         Command::Stop => cli::stop(app.name, &whom)?,
     }
     Ok(Exit::Done)

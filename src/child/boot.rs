@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use crate::contract::lock;
-use crate::contract::orders::{Begin, WorkerOrder};
+use crate::contract::orders::{Begin, ChildOrder};
 use crate::contract::scoreboard::Scoreboard;
 use crate::error::Result;
 use crate::ipc::channel;
@@ -15,7 +15,7 @@ use crate::sys::{descriptors, signals, title};
 /// How long a process that ends waits for its last records to be taken, in milliseconds.
 pub(super) const LAST_WORDS_MS: u16 = 1000;
 
-/// What a worker was given.
+/// What a process was given.
 pub(super) struct Seat {
     pub(super) begin: Begin,
     pub(super) scoreboard: Scoreboard,
@@ -28,9 +28,9 @@ pub(super) struct Seat {
 /// The file is to be held until the end: it tells the log helper and the next master that this
 /// process exists.
 pub(super) fn begin(name: &str, control: &UnixStream) -> Result<Option<(Seat, File)>> {
-    title::set(&format!("{name}: worker"));
+    title::set(&format!("{name}: newborn"));
     let Some((order, given)) = channel::receive(control)? else { return Ok(None) };
-    let WorkerOrder::Begin(begin) = order else { return Err("the first order is not to begin".into()) };
+    let ChildOrder::Begin(begin) = order else { return Err("the first order is not to begin".into()) };
     let mut given = given.into_iter();
     let mut next = || given.next().ok_or("descriptors are missing in the order to begin");
     let (lock_file, scoreboard, output) = (File::from(next()?), next()?, next()?);
@@ -41,7 +41,7 @@ pub(super) fn begin(name: &str, control: &UnixStream) -> Result<Option<(Seat, Fi
     title::set(&format!("{name}: {}", begin.role));
     logger::to_helper(&begin.filter, &begin.log_socket, begin.role.to_string());
     logger::connect();
-    // TERM drains a worker; until its loop looks at it, it is blocked.
+    // TERM drains this process; until its loop looks at it, it is blocked.
     signals::leave_to_the_master(false)?;
     let scoreboard = Scoreboard::attach(scoreboard)?;
     Ok(Some((Seat { begin, scoreboard, listeners: given.collect() }, lock_file)))

@@ -4,5 +4,10 @@
 //! master is gone: then it finishes what is open within the drain limit.
 
 mod boot;
+mod company;
+pub(crate) mod helper;
+mod life;
+mod master;
+mod panics;
 mod worker;
 pub(crate) mod zygote;

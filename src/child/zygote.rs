@@ -6,21 +6,24 @@
 
 use std::ffi::CString;
 use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::app::declare::{App, HttpFn, Preload, PreloadFn, Preloaded};
+use super::company::{self, Company};
+use super::{boot, life};
+use crate::app::configuration::Configuration;
+use crate::app::declare::{App, Declaration, HttpFn, Neighbours, Preload, PreloadFn, Preloaded};
 use crate::contract::ids::{Generation, Role};
 use crate::contract::lock;
-use crate::contract::orders::{self, Manifest, ZygoteOrder, ZygoteReport};
+use crate::contract::orders::{self, Begin, Manifest, ZygoteOrder, ZygoteReport};
 use crate::error::{Exit, Result};
 use crate::ipc::channel;
 use crate::log::logger;
 use crate::sys::process::{self, CONTROL, Forked};
 use crate::sys::{descriptors, signals, title};
-
-use super::{boot, worker};
 
 /// Runs a zygote until its master is gone, or, in a process it forked, that process.
 pub(crate) fn run(app: App) -> Exit {
@@ -41,12 +44,13 @@ fn serve(app: App) -> Result<Exit> {
     signals::leave_to_the_master(true)?;
     let control = UnixStream::from(descriptors::inherited(CONTROL)?);
     let name = app.name;
-    let Some((ZygoteOrder::Load { generation, filter, log_socket }, given)) = channel::receive(&control)? else {
+    let Some((ZygoteOrder::Load { generation, filter, log_socket, config_path }, given)) = channel::receive(&control)?
+    else {
         return Ok(Exit::Done);
     };
     let mut given = given.into_iter();
     let mut next = || given.next().ok_or("descriptors are missing in the order to load");
-    let (lock_file, configuration) = (File::from(next()?), next()?);
+    let (lock_file, configuration) = (File::from(next()?), File::from(next()?));
     let role = Role::Zygote(generation);
     // It was executed by descriptor, whose number would be its name: `pkill NAME` shall find it.
     nix::sys::prctl::set_name(&CString::new(name)?)?;
@@ -57,25 +61,75 @@ fn serve(app: App) -> Result<Exit> {
     // Before `preload`: a descriptor of the logger's own is none that `preload` left open.
     logger::connect();
     crate::log::log_panics();
-    let preloaded = match load(app.preload, generation) {
-        Ok(preloaded) => preloaded,
-        Err(error) => return refuse(&control, &*error),
+    let configuration = match configure(&app.helpers, configuration, config_path) {
+        Ok(configuration) => configuration,
+        Err(error) => return refuse(&control, &*error, true),
     };
-    let http = app.http.ok_or("App::http was never called")?;
-    let manifest = Manifest { version: orders::VERSION, name: name.to_owned() };
-    channel::send(&control, &ZygoteReport::Loaded(manifest))?;
-    fork_on_order(Zygote { name, control, http, preloaded, _configuration: configuration, _lock: lock_file })
+    let loaded = match load(app, generation, configuration) {
+        Ok(loaded) => loaded,
+        Err(error) => return refuse(&control, &*error, false),
+    };
+    let helpers = loaded.company.offers(loaded.version)?;
+    channel::send(
+        &control,
+        &ZygoteReport::Loaded(Manifest { version: orders::VERSION, name: name.to_owned(), helpers }),
+    )?;
+    fork_on_order(Zygote { control, loaded, _lock: lock_file })
+}
+
+/// The application, loaded: what every process that is forked here starts from.
+pub(super) struct Loaded {
+    pub(super) name: &'static str,
+    pub(super) version: &'static str,
+    pub(super) http: HttpFn,
+    pub(super) preloaded: Option<Preloaded>,
+    pub(super) configuration: Configuration,
+    pub(super) company: Company,
+}
+
+impl Loaded {
+    /// What a process of this role knows of the helpers; a process asks once.
+    pub(super) fn neighbours(&self, begin: &Begin) -> &'static Neighbours {
+        Box::leak(Box::new(Neighbours {
+            caller: begin.role.to_string(),
+            ipc_dir: begin.ipc_dir.clone(),
+            wanted: self.company.wanted.clone(),
+            unwanted: self.company.unwanted.clone(),
+            configuration: self.configuration.clone(),
+        }))
+    }
 }
 
 struct Zygote {
-    name: &'static str,
     control: UnixStream,
-    http: HttpFn,
-    preloaded: Option<Preloaded>,
-    /// The file's bytes, for the application's own sections.
-    _configuration: OwnedFd,
+    loaded: Loaded,
     /// Held for life: it tells the next master that this process exists.
     _lock: File,
+}
+
+/// Reads the file's bytes, which the master has read before, for the sections of the application.
+fn configure(declared: &[Declaration], mut bytes: File, path: Option<PathBuf>) -> Result<Configuration> {
+    let mut text = String::new();
+    bytes.seek(SeekFrom::Start(0))?;
+    bytes.read_to_string(&mut text)?;
+    let file = path.map_or_else(|| "the configuration".to_owned(), |path| path.display().to_string());
+    let configuration = Configuration::parse(&file, &text)?;
+    company::check(declared, &configuration)?;
+    Ok(configuration)
+}
+
+/// Loads the application.
+fn load(app: App, generation: Generation, configuration: Configuration) -> Result<Loaded> {
+    let mut unwanted = Vec::new();
+    for helper in &app.helpers {
+        if !(helper.is_wanted)(&configuration)? {
+            unwanted.push(helper.name);
+        }
+    }
+    let company = Company::of(&app.helpers, |helper| !unwanted.contains(&helper.name))?;
+    let preloaded = preload(app.preload, generation)?;
+    let http = app.http.ok_or("App::http was never called")?;
+    Ok(Loaded { name: app.name, version: app.version, http, preloaded, configuration, company })
 }
 
 fn fork_on_order(zygote: Zygote) -> Result<Exit> {
@@ -86,7 +140,7 @@ fn fork_on_order(zygote: Zygote) -> Result<Exit> {
         let Some(control) = given.pop() else { return Err("an order to fork without a socket".into()) };
         match fork() {
             // The other descriptors close with what owns them in `zygote`.
-            Ok(Forked::Child) => return Ok(become_worker(zygote, control)),
+            Ok(Forked::Child) => return Ok(become_child(zygote, control)),
             Ok(Forked::Parent(pid)) => {
                 channel::send(&zygote.control, &ZygoteReport::Forked { birth, pid: pid.as_raw() })?;
             }
@@ -104,15 +158,15 @@ fn fork() -> Result<Forked, String> {
     process::fork_sibling().map_err(|error| error.to_string())
 }
 
-fn become_worker(zygote: Zygote, control: OwnedFd) -> Exit {
-    let Zygote { name, control: orders, http, preloaded, _configuration, _lock } = zygote;
-    // Before anything else: a worker that held these would keep the zygote alive for the master.
-    drop((orders, _configuration, _lock));
-    worker::run(name, UnixStream::from(control), http, preloaded)
+fn become_child(zygote: Zygote, control: OwnedFd) -> Exit {
+    let Zygote { control: orders, loaded, _lock } = zygote;
+    // Before anything else: a child that held these would keep the zygote alive for the master.
+    drop((orders, _lock));
+    life::run(loaded, UnixStream::from(control))
 }
 
 /// Runs `preload` and looks at what it left behind.
-fn load(preload: Option<PreloadFn>, generation: Generation) -> Result<Option<Preloaded>> {
+fn preload(preload: Option<PreloadFn>, generation: Generation) -> Result<Option<Preloaded>> {
     let Some(preload) = preload else { return Ok(None) };
     let before = descriptors::list()?;
     let thread = std::thread::Builder::new().name("preload".to_owned());
@@ -148,7 +202,8 @@ fn settled_threads() -> Result<Vec<String>> {
         if threads.len() == 1 || Instant::now() > deadline {
             return Ok(threads);
         }
-        std::thread::sleep(Duration::from_millis(1));
+        // No event tells of it.
+        nix::poll::poll(&mut [], 1_u8)?;
     }
 }
 
@@ -158,10 +213,10 @@ fn is_shared_state(target: &str) -> bool {
     ["socket:", "pipe:", "anon_inode:"].iter().any(|kind| target.starts_with(kind))
 }
 
-fn refuse(control: &UnixStream, error: &(dyn std::error::Error + 'static)) -> Result<Exit> {
+fn refuse(control: &UnixStream, error: &(dyn std::error::Error + 'static), misconfigured: bool) -> Result<Exit> {
     let reason = crate::error::Chain(error).to_string();
     logger::close(boot::LAST_WORDS_MS);
-    channel::send(control, &ZygoteReport::Refused { reason })?;
+    channel::send(control, &ZygoteReport::Refused { reason, misconfigured })?;
     Ok(Exit::Failed)
 }
 

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -9,6 +10,9 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use super::Whom;
 use crate::error::Exit;
 use crate::settings::{Address, Overrides, worker_count};
+
+/// The longest time that a command may be told to wait, in seconds: a day.
+const WAIT_MAX: f64 = 86_400.0;
 
 #[derive(Debug, Parser)]
 #[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
@@ -36,6 +40,39 @@ enum Verb {
         /// How many workers there shall be
         #[arg(value_parser = worker_count)]
         workers: u16,
+        #[command(flatten)]
+        master: Master,
+    },
+    /// Replace a helper's process, and return when the new one serves
+    Restart {
+        /// The helper's name, as `status` shows it
+        helper: String,
+        /// Wait for it so many seconds
+        #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+        timeout: Duration,
+        #[command(flatten)]
+        master: Master,
+    },
+    /// Ask a helper, and print its answer as JSON
+    Call {
+        /// The helper's name, as `status` shows it
+        helper: String,
+        /// What to ask: {"method":"NAME","params":{…}}
+        #[arg(value_name = "JSON")]
+        json: String,
+        /// Wait for the answer so many seconds
+        #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+        timeout: Duration,
+        #[command(flatten)]
+        master: Master,
+    },
+    /// Print what a helper publishes, a JSON object on each line, until interrupted
+    Events {
+        /// The helper's name, as `status` shows it
+        helper: String,
+        /// End after so many lines; the first is the snapshot
+        #[arg(long, value_name = "N")]
+        count: Option<u64>,
         #[command(flatten)]
         master: Master,
     },
@@ -69,6 +106,12 @@ struct Master {
     run_dir: Option<PathBuf>,
 }
 
+/// A time to wait, for people who wait.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().filter(|seconds| (0.0..=WAIT_MAX).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| format!("a time is a number of seconds from 0 to {WAIT_MAX}"))
+}
+
 /// What one call of the program asks for.
 #[derive(Debug)]
 pub(crate) struct Invocation {
@@ -82,6 +125,9 @@ pub(crate) enum Command {
     Serve(Overrides),
     Status { json: bool },
     Scale(u16),
+    Restart { helper: String, timeout: Duration },
+    Call { helper: String, json: String, timeout: Duration },
+    Events { helper: String, count: Option<u64> },
     Stop,
 }
 
@@ -119,6 +165,9 @@ impl From<Line> for Invocation {
             }
             Verb::Status { master, json } => (master, Command::Status { json }),
             Verb::Scale { workers, master } => (master, Command::Scale(workers)),
+            Verb::Restart { helper, timeout, master } => (master, Command::Restart { helper, timeout }),
+            Verb::Call { helper, json, timeout, master } => (master, Command::Call { helper, json, timeout }),
+            Verb::Events { helper, count, master } => (master, Command::Events { helper, count }),
             Verb::Stop { master } => (master, Command::Stop),
         };
         Self { whom: Whom { config: master.config, run_dir: master.run_dir }, command }
@@ -143,7 +192,14 @@ mod tests {
 
     #[test]
     fn wrong_words_exit_64_and_help_0() {
-        for line in ["thermostats sevre", "thermostats scale 0", "thermostats --workers x", "thermostats --listen 80"] {
+        for line in [
+            "thermostats sevre",
+            "thermostats scale 0",
+            "thermostats --workers x",
+            "thermostats --listen 80",
+            "thermostats restart",
+            "thermostats restart nest --timeout -1",
+        ] {
             assert_eq!(parse_line(line).err(), Some(Exit::Usage), "{line}");
         }
         assert_eq!(parse_line("thermostats --help").err(), Some(Exit::Done));

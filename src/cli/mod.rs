@@ -2,17 +2,24 @@
 
 mod args;
 mod client;
+mod helper;
 mod table;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 pub(crate) use self::args::{Command, Invocation, parse};
 use self::client::Client;
-use crate::contract::control::{Nothing, SCALE, STATUS, STOP, Scale};
-use crate::contract::status::Status;
+use self::helper::{Call, Line};
+use crate::contract::control::{Nothing, RESTART, Restart, SCALE, STATUS, STOP, Scale};
+use crate::contract::ids::HelperName;
+use crate::contract::status::{HelperStatus, Status};
 use crate::error::{Context, Error, Exit};
 use crate::settings::{Overrides, Settings, count_of_workers, default_run_dir, file_of};
+
+/// How often a command that waits looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Where to find the master: what was said on the command line.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +46,99 @@ pub(crate) fn scale(program: &str, whom: &Whom, workers: u16) -> Result<(), Erro
     print(&format!("{program}: {} wanted\n", count_of_workers(workers)))
 }
 
+/// `restart`: returns when the helper's new process serves.
+pub(crate) fn restart(program: &str, whom: &Whom, helper: String, timeout: Duration) -> Result<(), Error> {
+    let deadline = Instant::now() + timeout;
+    let mut client = Client::connect(&run_dir(program, whom)?)?;
+    let before = find(client.call(STATUS, &Nothing {})?, &helper).and_then(|found| found.pid);
+    let Nothing {} = client.call(RESTART, &Restart { helper: helper.clone() })?;
+    loop {
+        let status: Status = client.call(STATUS, &Nothing {})?;
+        let ends = (status.state == "stopping").then(|| "the daemon is stopping".to_owned());
+        let found = find(status, &helper);
+        let back = found.as_ref().filter(|found| found.state == "serving" && found.pid != before);
+        if let Some(pid) = back.and_then(|found| found.pid) {
+            return print(&format!("{program}: helper {helper} restarted, pid {pid}\n"));
+        }
+        let late = (Instant::now() >= deadline).then(|| format!("not back within {} s", timeout.as_secs_f64()));
+        if let Some(why) = ends.or(late) {
+            let state = found.as_ref().map_or("gone", |found| found.state.as_str());
+            let last = found.as_ref().and_then(|found| found.last_exit.as_deref());
+            let last = last.map_or_else(String::new, |last| format!(", its last process: {last}"));
+            let what = format!("helper {helper} is not restarted: {why}, it is {state}{last}");
+            return Err(Error::new(Exit::Failed, what));
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+fn find(status: Status, helper: &str) -> Option<HelperStatus> {
+    status.helpers.into_iter().find(|found| found.name == helper)
+}
+
+/// `call`: prints the result, or the error that the helper answers with, as JSON.
+pub(crate) fn call(program: &str, whom: &Whom, helper: &str, json: &str, limit: Duration) -> Result<Exit, Error> {
+    let call = Call::parse(json)?;
+    let run_dir = run_dir(program, whom)?;
+    let Some(mut line) = Line::connect(&run_dir, helper_name(helper)?, program)? else {
+        return Err(no_such_helper(&run_dir, helper));
+    };
+    match line.call(&call, limit)? {
+        Ok(result) => print(&format!("{result}\n")).map(|()| Exit::Done),
+        Err(error) => {
+            print(&format!("{error}\n"))?;
+            Err(line.refused(&error))
+        }
+    }
+}
+
+/// `events`: prints what a helper publishes, over its restarts too.
+pub(crate) fn events(program: &str, whom: &Whom, helper: &str, count: Option<u64>) -> Result<(), Error> {
+    let run_dir = run_dir(program, whom)?;
+    let name = helper_name(helper)?;
+    let mut left = count.unwrap_or(u64::MAX);
+    if left == 0 {
+        return Ok(());
+    }
+    let mut was_there = false;
+    loop {
+        let Some(mut line) = Line::connect(&run_dir, name, program)? else {
+            return Err(if was_there {
+                Error::new(Exit::NotRunning, "the daemon has stopped")
+            } else {
+                no_such_helper(&run_dir, helper)
+            });
+        };
+        was_there = true;
+        let done = line.events(|update| {
+            left -= 1;
+            Ok(show(&format!("{update}\n"))? && left > 0)
+        })?;
+        if done {
+            return Ok(());
+        }
+        helper::wait_for_a_successor();
+    }
+}
+
+fn helper_name(helper: &str) -> Result<HelperName, Error> {
+    HelperName::parse(helper).map_err(|why| Error::new(Exit::Usage, why))
+}
+
+/// Nobody listens under this name: there is no such helper, or no daemon.
+fn no_such_helper(run_dir: &Path, helper: &str) -> Error {
+    let status = Client::connect(run_dir).and_then(|mut client| client.call::<_, Status>(STATUS, &Nothing {}));
+    match status {
+        Ok(status) => {
+            let others = |name: &&str| !["log", "zygote"].contains(name);
+            let names: Vec<&str> = status.helpers.iter().map(|found| found.name.as_str()).filter(others).collect();
+            let known = if names.is_empty() { "there is none".to_owned() } else { names.join(", ") };
+            Error::new(Exit::Failed, format!("no helper {helper:?} can be asked; these can: {known}"))
+        }
+        Err(error) => error,
+    }
+}
+
 /// `stop`: returns when the master is gone.
 pub(crate) fn stop(program: &str, whom: &Whom) -> Result<(), Error> {
     let mut client = Client::connect(&run_dir(program, whom)?)?;
@@ -61,8 +161,14 @@ fn run_dir(program: &str, whom: &Whom) -> Result<PathBuf, Error> {
 
 /// Prints, unless nobody reads any more (`| head`).
 fn print(text: &str) -> Result<(), Error> {
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.or_refused(|| "cannot print".to_owned()),
+    show(text).map(drop)
+}
+
+/// Prints; false: nobody reads any more.
+fn show(text: &str) -> Result<bool, Error> {
+    let mut out = io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        result => result.map(|()| true).or_refused(|| "cannot print".to_owned()),
     }
 }

@@ -39,11 +39,14 @@ pub(super) fn of(program: &str, status: &Status) -> String {
             helper.name.clone(),
             pid(helper.pid),
             helper.generation.to_string(),
-            helper.state.clone(),
-            String::new(),
-            String::new(),
+            match &helper.note {
+                Some(note) => format!("{} ({note})", helper.state),
+                None => helper.state.clone(),
+            },
+            helper.connections.to_string(),
+            helper.requests.to_string(),
             helper.restarts.to_string(),
-            String::new(),
+            format!("{:.1} MB", helper.rss_bytes as f64 / 1e6),
             duration(helper.uptime_s),
             helper.last_exit.clone().unwrap_or_default(),
         ]);

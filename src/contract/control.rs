@@ -12,6 +12,8 @@ pub(crate) const SOCKET: &str = "control.sock";
 pub(crate) const STATUS: &str = "status";
 /// `scale`: takes a [`Scale`], answers with one that holds the count now wanted.
 pub(crate) const SCALE: &str = "scale";
+/// `restart`: takes a [`Restart`], answers when it is under way.
+pub(crate) const RESTART: &str = "restart";
 /// `stop`: answers when the stop has begun; the connection closes when the master is gone.
 pub(crate) const STOP: &str = "stop";
 
@@ -19,6 +21,12 @@ pub(crate) const STOP: &str = "stop";
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Scale {
     pub(crate) workers: u16,
+}
+
+/// The helper to be replaced, by name.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Restart {
+    pub(crate) helper: String,
 }
 
 /// A request without arguments, an answer without content.

@@ -8,13 +8,16 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::{Birth, Generation, Role};
+use super::ids::{Birth, Generation, HelperName, Role};
 
 /// The version of this page. A zygote says in its manifest which one its release speaks.
 pub(crate) const VERSION: u32 = 1;
 
 /// The longest order or report, in bytes.
 pub(crate) const ORDER_LEN_MAX: u32 = 64 * 1024;
+
+/// The longest note that is shown, in characters.
+pub(crate) const NOTE_LEN_MAX: usize = 200;
 
 /// The variable whose presence makes a program a zygote instead of a master.
 pub(crate) const ZYGOTE_VARIABLE: &str = "FOREBAY_ZYGOTE";
@@ -23,7 +26,14 @@ pub(crate) const ZYGOTE_VARIABLE: &str = "FOREBAY_ZYGOTE";
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ZygoteOrder {
     /// Load the application. With it: the lock file of the children, the configuration.
-    Load { generation: Generation, filter: String, log_socket: PathBuf },
+    Load {
+        generation: Generation,
+        filter: String,
+        log_socket: PathBuf,
+        /// Where the configuration was read from, for messages only.
+        #[serde(default)]
+        config_path: Option<PathBuf>,
+    },
     /// Fork a process. With it: the other end of the new child's socket pair.
     Fork { birth: Birth },
 }
@@ -34,7 +44,12 @@ pub(crate) enum ZygoteReport {
     /// The application is loaded.
     Loaded(Manifest),
     /// The application does not want to run; the zygote exits.
-    Refused { reason: String },
+    Refused {
+        reason: String,
+        /// It is the configuration's fault: the reason names file, line and key.
+        #[serde(default)]
+        misconfigured: bool,
+    },
     /// The process ordered lives, as a child of the master.
     Forked { birth: Birth, pid: i32 },
     /// The process ordered could not be made.
@@ -48,21 +63,35 @@ pub(crate) struct Manifest {
     pub(crate) version: u32,
     /// The application's name.
     pub(crate) name: String,
+    /// In start order: a helper stands after all that it asks.
+    #[serde(default)]
+    pub(crate) helpers: Vec<HelperOffer>,
 }
 
-/// Master to worker.
+/// One thing that there can only be one of, and that a release has a process for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct HelperOffer {
+    pub(crate) name: HelperName,
+    /// The helper's own, for people and for a reload.
+    pub(crate) version: String,
+    /// The helpers it calls: they serve before it starts.
+    pub(crate) asks: Vec<HelperName>,
+}
+
+/// Master to a process that a zygote has forked.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum WorkerOrder {
+pub(crate) enum ChildOrder {
     /// The first: who you are. With it, in this order: the lock file of the children, the
-    /// scoreboard, a stream for standard output and error, the listeners.
+    /// scoreboard, a stream for standard output and error, the listeners: a helper's only one is
+    /// its own socket.
     Begin(Begin),
-    /// Take connections.
+    /// Take connections; serve.
     Accept,
     /// Take no more, finish what is open, exit.
     Drain,
 }
 
-/// A worker's identity and what it executes of the settings.
+/// A process's identity and what it executes of the settings.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Begin {
     pub(crate) role: Role,
@@ -76,15 +105,21 @@ pub(crate) struct Begin {
     pub(crate) filter: String,
     /// The log helper's socket.
     pub(crate) log_socket: PathBuf,
+    /// Where the helpers' sockets are: `NAME.sock` in it.
+    pub(crate) ipc_dir: PathBuf,
+    /// What a helper keeps from one process to the next is here.
+    pub(crate) state_dir: PathBuf,
 }
 
-/// Worker to master.
+/// Such a process to the master.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum WorkerReport {
-    /// The application's closure returned; connections can come.
+pub(crate) enum ChildReport {
+    /// The application's closure returned; connections or calls can come.
     Ready,
-    /// The application's closure failed; the worker exits.
+    /// The application's closure failed; the process exits.
     Refused { reason: String },
+    /// What `status` shows beside this process's state, in the place of the last one.
+    Note { text: String },
 }
 
 /// Master to log helper.

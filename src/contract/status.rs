@@ -62,8 +62,20 @@ pub(crate) struct HelperStatus {
     pub(crate) pid: Option<u32>,
     pub(crate) generation: u32,
     pub(crate) version: String,
+    /// As a worker's; also `stuck`: SIGKILL does not end it, and nobody may take its place.
     pub(crate) state: String,
+    /// What the helper says of itself: `auth_revoked`.
+    #[serde(default)]
+    pub(crate) note: Option<String>,
     pub(crate) last_exit: Option<String>,
+    /// Open now, on its socket.
+    #[serde(default)]
+    pub(crate) connections: u64,
+    /// Taken by this process.
+    #[serde(default)]
+    pub(crate) requests: u64,
     pub(crate) restarts: u64,
+    #[serde(default)]
+    pub(crate) rss_bytes: u64,
     pub(crate) uptime_s: f64,
 }

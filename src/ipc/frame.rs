@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 /// Bytes of the length in front.
 pub(crate) const HEADER_LEN: usize = 4;
@@ -11,12 +11,25 @@ pub(crate) const HEADER_LEN: usize = 4;
 /// Capacity a decoder keeps once everything is read.
 const IDLE_CAPACITY: usize = 16 * 1024;
 
+/// How deep arrays and maps may stand within each other.
+const DEPTH_MAX: usize = 128;
+
 /// What is wrong with bytes of a peer. The connection ends with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum FrameError {
     TooLong { len: u32, max: u32 },
     Empty,
     Malformed(String),
+}
+
+impl FrameError {
+    /// What is wrong, without a word on frames.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Self::Malformed(why) => why.clone(),
+            Self::TooLong { .. } | Self::Empty => self.to_string(),
+        }
+    }
 }
 
 impl fmt::Display for FrameError {
@@ -33,16 +46,65 @@ impl std::error::Error for FrameError {}
 
 /// Appends a frame with `message` to `out`: structs as maps, tuples as arrays.
 pub(crate) fn encode<T: Serialize>(message: &T, out: &mut Vec<u8>) {
+    try_encode(message, out).expect("our own types encode, into memory, and are bounded");
+}
+
+/// The same for what an application made, which may not encode: then `out` stays as it was.
+pub(crate) fn try_encode<T: Serialize>(message: &T, out: &mut Vec<u8>) -> Result<(), FrameError> {
     let start = out.len();
     out.extend_from_slice(&[0; HEADER_LEN]);
-    rmp_serde::encode::write_named(out, message).expect("our own types encode, into memory");
-    let len = u32::try_from(out.len() - start - HEADER_LEN).expect("our own messages are bounded");
+    let encoded = write(message, out).and_then(|()| close(start, out));
+    if encoded.is_err() {
+        out.truncate(start);
+    }
+    encoded
+}
+
+/// Appends a frame with an array: the elements of the tuple `front`, then `COUNT` more that stand
+/// encoded in `last`.
+pub(crate) fn encode_before<T: Serialize, const COUNT: u8>(front: &T, last: &[u8], out: &mut Vec<u8>) {
+    let start = out.len();
+    out.extend_from_slice(&[0; HEADER_LEN]);
+    write(front, out).expect("numbers encode");
+    // The low bits of a fixarray's marker are its length, up to 15.
+    out[start + HEADER_LEN] += COUNT;
+    out.extend_from_slice(last);
+    close(start, out).expect("our own messages are bounded");
+}
+
+/// Writes the length of the frame that began at `start`.
+fn close(start: usize, out: &mut [u8]) -> Result<(), FrameError> {
+    let len = out.len() - start - HEADER_LEN;
+    let len = u32::try_from(len).map_err(|_| FrameError::TooLong { len: u32::MAX, max: u32::MAX })?;
     out[start..start + HEADER_LEN].copy_from_slice(&len.to_be_bytes());
+    Ok(())
 }
 
 /// Reads a frame's content as one value, and nothing behind it.
-pub(crate) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, FrameError> {
-    rmp_serde::from_slice(body).map_err(|error| FrameError::Malformed(error.to_string()))
+pub(crate) fn decode<T: DeserializeOwned>(mut body: &[u8]) -> Result<T, FrameError> {
+    let value = take(&mut body)?;
+    if body.is_empty() { Ok(value) } else { Err(FrameError::Malformed("bytes behind the message".to_owned())) }
+}
+
+/// Reads one value from the front of `rest`.
+pub(crate) fn take<T: DeserializeOwned>(rest: &mut &[u8]) -> Result<T, FrameError> {
+    let mut deserializer = rmp_serde::Deserializer::new(rest);
+    deserializer.set_max_depth(DEPTH_MAX);
+    T::deserialize(&mut deserializer).map_err(|error| FrameError::Malformed(error.to_string()))
+}
+
+/// Appends one value of an application, without a frame around it, unless a peer would refuse it.
+pub(crate) fn append<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), FrameError> {
+    let start = out.len();
+    let written = write(value, out).and_then(|()| take::<IgnoredAny>(&mut &out[start..]));
+    if written.is_err() {
+        out.truncate(start);
+    }
+    written.map(drop)
+}
+
+fn write<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), FrameError> {
+    rmp_serde::encode::write_named(out, value).map_err(|error| FrameError::Malformed(error.to_string()))
 }
 
 /// The length of the frame that `header` announces, checked before anything is allocated for it.
@@ -76,6 +138,16 @@ impl Decoder {
             self.unread = Vec::new();
         }
         self.unread.extend_from_slice(bytes);
+    }
+
+    /// From now on frames have at most `len_max` bytes.
+    pub(crate) fn set_len_max(&mut self, len_max: u32) {
+        self.len_max = len_max;
+    }
+
+    /// Whether a part of a frame waits for the rest.
+    pub(crate) fn has_part(&self) -> bool {
+        self.taken < self.unread.len()
     }
 
     /// The next whole frame's content. `None`: more bytes are needed.
@@ -117,6 +189,22 @@ mod tests {
     }
 
     #[test]
+    fn bytes_behind_a_message_are_refused_and_so_is_a_tower_of_arrays() {
+        assert!(decode::<u8>(&[7]).is_ok() && decode::<u8>(&[7, 7]).is_err());
+        let mut tower = vec![0x91; 10_000];
+        assert!(decode::<serde::de::IgnoredAny>(&tower).is_err());
+        assert!(decode::<serde_json::Value>(&tower).is_err());
+        tower.truncate(100);
+        tower.push(7);
+        let mut value = decode::<serde_json::Value>(&tower).expect("not too deep");
+        let mut out = Vec::new();
+        assert!(append(&value, &mut out).is_ok());
+        (0..50).for_each(|_| value = serde_json::Value::Array(vec![value.take()]));
+        out.clear();
+        assert!(append(&value, &mut out).is_err() && out.is_empty(), "what a peer would refuse is not sent");
+    }
+
+    #[test]
     fn a_length_is_refused_before_its_bytes_come() {
         let mut decoder = Decoder::new(64);
         decoder.feed(&[0xff, 0xff, 0xff, 0xff]);
@@ -150,7 +238,7 @@ mod tests {
             decoder.feed(&bytes);
             while let Ok(Some(body)) = decoder.next() {
                 let _ = decode::<crate::contract::orders::ZygoteReport>(body);
-                let _ = decode::<crate::contract::orders::WorkerReport>(body);
+                let _ = decode::<crate::contract::orders::ChildReport>(body);
             }
         }
     }

@@ -3,6 +3,9 @@
 //! Every socket of the project carries frames; what stands in them is the room's own business.
 //! `ipc-protocol.md` is the law for those that others may speak.
 
+pub(crate) mod callee;
+pub(crate) mod caller;
 pub(crate) mod channel;
+pub(crate) mod envelope;
 pub(crate) mod frame;
 pub(crate) mod message;

@@ -12,7 +12,7 @@ use super::supervisor::{Action, Event, Report};
 use super::{Master, RECORDS, report};
 use crate::contract::ids::{Birth, Generation, Role};
 use crate::contract::lock;
-use crate::contract::orders::{Begin, LogOrder, WorkerOrder, ZygoteOrder};
+use crate::contract::orders::{Begin, ChildOrder, LogOrder, ZygoteOrder};
 use crate::log::{logger, writer};
 use crate::settings::count_of_workers;
 use crate::sys::{descriptors, process, signals, title};
@@ -32,13 +32,13 @@ impl Master {
                 let result = self.start_zygote(birth, generation);
                 return Some(self.tried(birth, result));
             }
-            Action::ForkWorker { birth, role, zygote } => return self.order_worker(birth, role, zygote),
+            Action::Fork { birth, role, zygote } => return self.order_fork(birth, role, zygote),
             Action::Forget(birth) => {
                 self.children.forget(birth);
                 return None;
             }
             Action::Begin(birth) => self.begin(birth).map_err(|error| (birth, error)),
-            Action::Accept(birth) => self.children.tell(birth, &WorkerOrder::Accept, &[]).map_err(|e| (birth, e)),
+            Action::Accept(birth) => self.children.tell(birth, &ChildOrder::Accept, &[]).map_err(|e| (birth, e)),
             Action::Drain(birth) => self.drain(birth).map_err(|error| (birth, error)),
             Action::Abort(birth) => {
                 self.children.signal(birth, Signal::SIGABRT);
@@ -123,7 +123,7 @@ impl Master {
         Ok(())
     }
 
-    fn order_worker(&mut self, birth: Birth, role: Role, zygote: Birth) -> Option<Event> {
+    fn order_fork(&mut self, birth: Birth, role: Role, zygote: Birth) -> Option<Event> {
         self.children.forget_strangers();
         let record = self.free_record();
         let ordered = self
@@ -140,30 +140,47 @@ impl Master {
             (Role::Log, _) => self.hand_over_outputs(birth),
             (Role::Zygote(generation), _) => {
                 let (filter, log_socket) = (self.filter.clone(), self.run_dir.log_socket_path());
+                let config_path = self.settings.file.clone();
                 let given = [self.children_lock.as_fd(), self.load.configuration.as_fd()];
-                self.children.tell(birth, &ZygoteOrder::Load { generation, filter, log_socket }, &given)
+                self.children.tell(birth, &ZygoteOrder::Load { generation, filter, log_socket, config_path }, &given)
             }
             (role @ Role::Worker(slot, _), record) => {
-                let begin = Begin {
-                    role,
-                    record: record.unwrap_or_default(),
-                    drain_ms: ms(self.settings.timeouts.drain),
-                    hang_ms: ms(self.settings.timeouts.hang),
-                    filter: self.filter.clone(),
-                    log_socket: self.run_dir.log_socket_path(),
-                };
                 let output = self.output_of(&format!("worker {}", slot.0))?;
-                let mut given: Vec<BorrowedFd<'_>> =
-                    vec![self.children_lock.as_fd(), self.scoreboard.fd(), output.as_fd()];
-                given.extend(self.listeners.descriptors());
-                self.children.tell(birth, &WorkerOrder::Begin(begin), &given)
+                self.begin_forked(birth, role, record, &output, self.listeners.descriptors())
+            }
+            (role @ Role::Helper(name, _), record) => {
+                let output = self.output_of(&format!("helper {name}"))?;
+                self.begin_forked(birth, role, record, &output, self.offers.socket(name).into_iter())
             }
         }
     }
 
+    fn begin_forked<'a>(
+        &'a self,
+        birth: Birth,
+        role: Role,
+        record: Option<u32>,
+        output: &'a OwnedFd,
+        listeners: impl Iterator<Item = BorrowedFd<'a>>,
+    ) -> io::Result<()> {
+        let begin = Begin {
+            role,
+            record: record.unwrap_or_default(),
+            drain_ms: ms(self.settings.timeouts.drain),
+            hang_ms: ms(self.settings.timeouts.hang),
+            filter: self.filter.clone(),
+            log_socket: self.run_dir.log_socket_path(),
+            ipc_dir: self.run_dir.ipc_dir(),
+            state_dir: self.run_dir.state_dir(),
+        };
+        let mut given = vec![self.children_lock.as_fd(), self.scoreboard.fd(), output.as_fd()];
+        given.extend(listeners);
+        self.children.tell(birth, &ChildOrder::Begin(begin), &given)
+    }
+
     fn drain(&mut self, birth: Birth) -> io::Result<()> {
         match self.children.get(birth).map(|process| process.role) {
-            Some(Role::Worker(..)) => self.children.tell(birth, &WorkerOrder::Drain, &[]),
+            Some(Role::Helper(..) | Role::Worker(..)) => self.children.tell(birth, &ChildOrder::Drain, &[]),
             Some(Role::Zygote(_)) => {
                 self.children.hang_up(birth);
                 Ok(())

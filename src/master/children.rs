@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use serde::Serialize;
 
 use crate::contract::ids::{Birth, Role};
-use crate::contract::orders::ORDER_LEN_MAX;
+use crate::contract::orders::{NOTE_LEN_MAX, ORDER_LEN_MAX};
 use crate::error::Exit;
 use crate::ipc::frame::{self, Decoder};
 use crate::sys::passing;
@@ -44,6 +44,8 @@ pub(super) struct Process {
     pub(super) pid: Option<Pid>,
     /// This process's record in the scoreboard.
     pub(super) record: Option<u32>,
+    /// What it says of itself, for `status`.
+    pub(super) note: Option<String>,
     /// Whether it has reported anything.
     pub(super) has_spoken: bool,
     /// `None` once it broke the rules or closed it.
@@ -55,7 +57,7 @@ pub(super) struct Process {
 pub(super) struct Death {
     pub(super) birth: Birth,
     pub(super) how: String,
-    /// A worker that ended before it was one: the system refused it what it needs (a thread).
+    /// A worker or a helper that ended before it was one: the system refused it what it needs (a thread).
     pub(super) is_refusal: bool,
 }
 
@@ -72,7 +74,10 @@ impl Children {
         ours.set_nonblocking(true)?;
         registry.register(&mut SourceFd(&ours.as_raw_fd()), token(birth), Interest::READABLE)?;
         let decoder = Decoder::new(ORDER_LEN_MAX);
-        self.known.insert(birth, Process { role, pid: None, record, has_spoken: false, control: Some(ours), decoder });
+        self.known.insert(
+            birth,
+            Process { role, pid: None, record, note: None, has_spoken: false, control: Some(ours), decoder },
+        );
         Ok(theirs)
     }
 
@@ -178,6 +183,14 @@ impl Children {
         }
     }
 
+    /// Keeps what a child says of itself, as far as it can be shown.
+    pub(super) fn note(&mut self, birth: Birth, text: &str) {
+        let shown: String = text.chars().filter(|letter| !letter.is_control()).take(NOTE_LEN_MAX).collect();
+        if let Some(process) = self.known.get_mut(&birth) {
+            process.note = (!shown.is_empty()).then_some(shown);
+        }
+    }
+
     /// Closes the socket to a child: for a zygote the order to end.
     pub(super) fn hang_up(&mut self, birth: Birth) {
         if let Some(process) = self.known.get_mut(&birth) {
@@ -198,9 +211,9 @@ impl Children {
 }
 
 impl Process {
-    /// Whether it is a worker that has not come so far as to say anything.
+    /// Whether it was forked and has not come so far as to say anything.
     fn is_newborn(&self) -> bool {
-        matches!(self.role, Role::Worker(..)) && !self.has_spoken
+        self.role.is_forked() && !self.has_spoken
     }
 
     fn listen(&mut self) -> Result<Vec<Vec<u8>>, String> {

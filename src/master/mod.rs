@@ -7,6 +7,7 @@ mod act;
 mod children;
 mod control;
 mod listeners;
+mod offers;
 mod program;
 mod report;
 mod requests;
@@ -30,12 +31,13 @@ use signal_hook_mio::v1_0::Signals;
 use self::children::{Children, Output, birth_of};
 use self::control::ControlServer;
 use self::listeners::Listeners;
+use self::offers::{Offers, Refusal};
 use self::program::Load;
 use self::run_dir::RunDir;
 use self::signals::Wish;
-use self::supervisor::{Event, Outcome, Policy, Supervisor};
+use self::supervisor::{Event, Fault, Outcome, Policy, Supervisor};
 use crate::contract::ids::{Birth, Role, WORKERS_MAX};
-use crate::contract::orders::{self, LogReport, WorkerReport, ZygoteReport};
+use crate::contract::orders::{ChildReport, LogReport, Manifest, ZygoteReport};
 use crate::contract::scoreboard::{Scoreboard, monotonic_ms};
 use crate::error::{Context, Error, Exit};
 use crate::ipc::frame;
@@ -66,12 +68,13 @@ pub(crate) fn serve(identity: Identity, settings: Settings) -> Result<(), Error>
     let mut master = Master::open(identity, settings)?;
     let outcome = master.run();
     master.listeners.shut();
-    master.run_dir.leave();
+    master.run_dir.leave(master.offers.names());
     logger::close(LAST_WORDS_MS);
     match outcome? {
         Outcome::Stopped => Ok(()),
         Outcome::Failed(reason) => Err(Error::new(Exit::Failed, format!("{} did not start: {reason}", identity.name))),
         Outcome::Refused(reason) => Err(Error::new(Exit::Refused, reason)),
+        Outcome::Misconfigured(reason) => Err(Error::new(Exit::Config, reason)),
     }
 }
 
@@ -86,6 +89,7 @@ struct Master {
     children_lock: File,
     log_listener: UnixListener,
     listeners: Listeners,
+    offers: Offers,
     load: Load,
     scoreboard: Scoreboard,
     poll: Poll,
@@ -140,6 +144,7 @@ impl Master {
             children_lock,
             log_listener,
             listeners,
+            offers: Offers::default(),
             load,
             scoreboard,
             poll,
@@ -257,9 +262,13 @@ impl Master {
     fn understand(&mut self, birth: Birth, role: Role, body: &[u8]) {
         let event = match role {
             Role::Log => frame::decode(body).map(|LogReport::Ready| Event::Ready(birth)),
-            Role::Worker(..) => frame::decode(body).map(|report| match report {
-                WorkerReport::Ready => Event::Ready(birth),
-                WorkerReport::Refused { reason } => Event::Refused(birth, reason),
+            Role::Helper(..) | Role::Worker(..) => frame::decode(body).map(|report| match report {
+                ChildReport::Ready => Event::Ready(birth),
+                ChildReport::Refused { reason } => Event::Refused(birth, Fault::Application, reason),
+                ChildReport::Note { text } => {
+                    self.children.note(birth, &text);
+                    Event::Tick
+                }
             }),
             Role::Zygote(_) => frame::decode(body).map(|report| self.understand_zygote(birth, report)),
         };
@@ -271,12 +280,11 @@ impl Master {
 
     fn understand_zygote(&mut self, zygote: Birth, report: ZygoteReport) -> Event {
         match report {
-            ZygoteReport::Loaded(manifest) if manifest.version == orders::VERSION => Event::Ready(zygote),
-            ZygoteReport::Loaded(manifest) => {
-                let (theirs, ours) = (manifest.version, orders::VERSION);
-                Event::Broken(zygote, format!("speaks version {theirs} of the orders, the master {ours}"))
+            ZygoteReport::Loaded(manifest) => self.loaded(zygote, manifest),
+            ZygoteReport::Refused { reason, misconfigured } => {
+                let fault = if misconfigured { Fault::Configuration } else { Fault::Application };
+                Event::Refused(zygote, fault, reason)
             }
-            ZygoteReport::Refused { reason } => Event::Refused(zygote, reason),
             ZygoteReport::ForkFailed { birth, reason } => self.not_forked(birth, reason),
             ZygoteReport::Forked { birth, pid } => match self.children.reported(birth, pid) {
                 Ok(None) => Event::Born(birth),
@@ -286,6 +294,14 @@ impl Master {
                 }
                 Err(why) => Event::Broken(zygote, format!("broke the rules ({why})")),
             },
+        }
+    }
+
+    fn loaded(&mut self, zygote: Birth, manifest: Manifest) -> Event {
+        match self.offers.take(&manifest, &self.run_dir) {
+            Ok(()) => Event::Loaded(zygote, manifest.helpers),
+            Err(Refusal::Broken(why)) => Event::Broken(zygote, why),
+            Err(Refusal::Unable(why)) => Event::Refused(zygote, Fault::System, why),
         }
     }
 

@@ -34,6 +34,9 @@ pub(super) fn log(report: &Report, children: &Children) {
         Report::Ending { birth, role, reason } => {
             log::warn!(target: "forebay", "{}: {reason}: ending it", who(*birth, *role));
         }
+        Report::Restarting(birth, role) => {
+            log::info!(target: "forebay", "{}: restarting it: finishing what it has begun", who(*birth, *role));
+        }
         Report::Unkillable(birth, role) => {
             log::error!(target: "forebay", "{}: SIGKILL does not end it", who(*birth, *role));
         }

@@ -6,8 +6,8 @@ use mio::Token;
 
 use super::Master;
 use super::supervisor::Event;
-use crate::contract::control::{Nothing, Refusal, SCALE, STATUS, STOP, Scale};
-use crate::contract::ids::WORKERS_MAX;
+use crate::contract::control::{Nothing, RESTART, Refusal, Restart, SCALE, STATUS, STOP, Scale};
+use crate::contract::ids::{HelperName, WORKERS_MAX};
 use crate::error::Exit;
 use crate::ipc::frame::FrameError;
 use crate::ipc::message;
@@ -25,11 +25,12 @@ impl Master {
     }
 
     fn answer_one(&mut self, token: Token, request: &[u8]) -> Result<(), FrameError> {
-        let (id, method) = message::requested(request)?;
+        let (id, method, params) = message::requested(request)?;
         let mut out = Vec::new();
-        match method.as_str() {
+        match method {
             STATUS => message::response(id, &Ok::<_, Refusal>(self.status()), &mut out),
-            SCALE => message::response(id, &self.scale(message::params(request)?), &mut out),
+            SCALE => message::response(id, &self.scale(message::params(params)?.0), &mut out),
+            RESTART => message::response(id, &self.restart(&message::params(params)?.0), &mut out),
             STOP => {
                 self.step(Event::Stop);
                 message::response(id, &Ok::<_, Refusal>(Nothing {}), &mut out);
@@ -54,5 +55,28 @@ impl Master {
         }
         self.step(Event::Scale(workers));
         Ok(Scale { workers })
+    }
+
+    fn restart(&mut self, Restart { helper }: &Restart) -> Result<Nothing, Refusal> {
+        let failed = |reason: String| Refusal { exit: Exit::Failed as u8, reason };
+        if self.supervisor.is_stopping() {
+            return Err(Refusal { exit: Exit::Busy as u8, reason: "stopping".to_owned() });
+        }
+        if ["log", "zygote"].contains(&helper.as_str()) {
+            let reason = format!("`{helper}` is not restarted by command: it is replaced when its process ends");
+            return Err(failed(reason));
+        }
+        let names: Vec<String> = self.offers.names().map(|name| format!("`{name}`")).collect();
+        let known = |name: &HelperName| self.offers.names().any(|known| known == *name);
+        let Some(name) = HelperName::parse(helper).ok().filter(known) else {
+            let known =
+                if names.is_empty() { "there is none".to_owned() } else { format!("there is {}", names.join(", ")) };
+            return Err(failed(format!("no helper is called {helper:?}: {known}")));
+        };
+        if self.supervisor.is_stuck(name) {
+            return Err(failed(format!("helper {name} cannot be replaced: SIGKILL does not end its process")));
+        }
+        self.step(Event::Restart(name));
+        Ok(Nothing {})
     }
 }

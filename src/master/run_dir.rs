@@ -11,6 +11,7 @@ use interprocess::os::unix::local_socket::ListenerOptionsExt;
 use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
 
+use crate::contract::ids::HelperName;
 use crate::contract::{control, lock};
 use crate::error::{Context, Error, Exit};
 
@@ -19,6 +20,9 @@ const MASTER_LOCK: &str = "master.lock";
 
 /// Where helpers' sockets are.
 const IPC: &str = "ipc";
+
+/// What helpers keep from one process to the next.
+const STATE: &str = "state";
 
 /// The run directory of the only master in it.
 #[derive(Debug)]
@@ -32,9 +36,10 @@ impl RunDir {
     /// Makes the directory and takes its lock, or says who has it.
     pub(super) fn take(path: &Path) -> Result<Self, Error> {
         refuse_open_ways(path)?;
-        make_directory(path)?;
+        make_directory(path, 0o750)?;
         let lock = take_lock(path)?;
-        make_directory(&path.join(IPC))?;
+        make_directory(&path.join(IPC), 0o750)?;
+        make_directory(&path.join(STATE), 0o700)?;
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
@@ -52,8 +57,17 @@ impl RunDir {
         bind(&self.path.join(control::SOCKET), 0o660)
     }
 
+    /// Where the helpers' sockets are.
+    pub(super) fn ipc_dir(&self) -> PathBuf {
+        self.path.join(IPC)
+    }
+
+    pub(super) fn state_dir(&self) -> PathBuf {
+        self.path.join(STATE)
+    }
+
     pub(super) fn log_socket_path(&self) -> PathBuf {
-        self.path.join(IPC).join("log.sock")
+        self.ipc_dir().join("log.sock")
     }
 
     /// Everyone's way to the log helper.
@@ -61,9 +75,20 @@ impl RunDir {
         bind(&self.log_socket_path(), 0o660)
     }
 
-    /// Removes the sockets, which nobody answers any more; locks and directories stay.
-    pub(super) fn leave(&self) {
-        for socket in [self.path.join(control::SOCKET), self.log_socket_path()] {
+    /// Everyone's way to this helper.
+    pub(super) fn helper_socket(&self, name: HelperName) -> Result<UnixListener, Error> {
+        bind(&self.helper_socket_path(name), 0o660)
+    }
+
+    fn helper_socket_path(&self, name: HelperName) -> PathBuf {
+        self.ipc_dir().join(format!("{name}.sock"))
+    }
+
+    /// Removes the sockets, these helpers' too, which nobody answers any more; locks, directories
+    /// and what helpers keep stay.
+    pub(super) fn leave(&self, helpers: impl Iterator<Item = HelperName>) {
+        let ours = [self.path.join(control::SOCKET), self.log_socket_path()];
+        for socket in ours.into_iter().chain(helpers.map(|name| self.helper_socket_path(name))) {
             if let Err(error) = fs::remove_file(&socket)
                 && error.kind() != ErrorKind::NotFound
             {
@@ -92,10 +117,10 @@ fn refuse_open_ways(path: &Path) -> Result<(), Error> {
 }
 
 /// Makes a directory of our own, or accepts one that is ours and that nobody else may write.
-fn make_directory(path: &Path) -> Result<(), Error> {
+fn make_directory(path: &Path, mode: u32) -> Result<(), Error> {
     let cannot = || format!("cannot use the run directory {}", path.display());
-    match DirBuilder::new().mode(0o750).create(path) {
-        Ok(()) => fs::set_permissions(path, Permissions::from_mode(0o750)).or_refused(cannot)?,
+    match DirBuilder::new().mode(mode).create(path) {
+        Ok(()) => fs::set_permissions(path, Permissions::from_mode(mode)).or_refused(cannot)?,
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             let way_out = format!("cannot make the run directory {}: choose another with --run-dir", path.display());
@@ -112,7 +137,7 @@ fn make_directory(path: &Path) -> Result<(), Error> {
         return refuse(&format!("it belongs to uid {}", found.uid()));
     }
     if found.mode() & 0o022 != 0 {
-        return refuse(&format!("others may write there (mode {:o}): chmod 0750 it", found.mode() & 0o7777));
+        return refuse(&format!("others may write there (mode {:o}): chmod {mode:04o} it", found.mode() & 0o7777));
     }
     Ok(())
 }
@@ -150,6 +175,8 @@ fn bind(path: &Path, mode: u32) -> Result<UnixListener, Error> {
     // The name stays: a forked child that dropped its copy would remove it for everyone.
     let options = ListenerOptions::new().name(name).mode(mode).reclaim_name(false);
     let listener = options.create_sync().or_refused(cannot)?;
+    // What bind(2) made is cut by the umask; nobody else can put anything in its place here.
+    fs::set_permissions(path, Permissions::from_mode(mode)).or_refused(cannot)?;
     let descriptor: std::os::fd::OwnedFd = match listener {
         interprocess::local_socket::Listener::UdSocket(listener) => listener.into(),
     };

@@ -19,8 +19,12 @@ impl Master {
         for place in places {
             match place.role {
                 Role::Worker(..) => workers.push(self.worker(&place, now)),
-                Role::Log => helpers.push(self.helper("log", &place, now)),
-                Role::Zygote(_) => helpers.push(self.helper("zygote", &place, now)),
+                Role::Log => helpers.push(self.helper("log", self.identity.version, &place, now)),
+                Role::Zygote(_) => helpers.push(self.helper("zygote", self.identity.version, &place, now)),
+                Role::Helper(name, _) => {
+                    let version = self.offers.version(name).unwrap_or_default();
+                    helpers.push(self.helper(name.as_str(), version, &place, now));
+                }
             }
         }
         Status {
@@ -57,20 +61,26 @@ impl Master {
         }
     }
 
-    fn helper(&self, name: &str, place: &Place, now: Instant) -> HelperStatus {
-        let pid = place.birth.and_then(|birth| self.children.pid(birth));
+    fn helper(&self, name: &str, version: &str, place: &Place, now: Instant) -> HelperStatus {
+        let process = place.birth.and_then(|birth| self.children.get(birth));
+        let pid = process.and_then(|process| process.pid);
+        let record = process.and_then(|process| process.record).map(|record| self.scoreboard.record(record));
         let generation = match place.role {
-            Role::Zygote(generation) | Role::Worker(_, generation) => generation.0,
+            Role::Zygote(generation) | Role::Helper(_, generation) | Role::Worker(_, generation) => generation.0,
             Role::Log => 0,
         };
         HelperStatus {
             name: name.to_owned(),
             pid: pid.map(|pid| pid.as_raw().unsigned_abs()),
             generation,
-            version: self.identity.version.to_owned(),
+            version: version.to_owned(),
             state: place.state.to_owned(),
+            note: process.and_then(|process| process.note.clone()),
             last_exit: place.last_exit.clone(),
+            connections: record.map_or(0, |record| record.connections()),
+            requests: record.map_or(0, |record| record.requests()),
             restarts: place.restarts,
+            rss_bytes: pid.and_then(rss_bytes).unwrap_or(0),
             uptime_s: place.since.map_or(0.0, |since| (now - since).as_secs_f64()),
         }
     }

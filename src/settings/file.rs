@@ -1,10 +1,13 @@
-//! The configuration file: TOML, every key known, every error with file, line and key.
+//! The configuration file: TOML, every key of the master's known, every error with file, line and
+//! key. Tables that the master does not know are the application's, which checks them itself.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 use super::{Address, Settings, worker_range};
 use crate::contract::ids::WORKERS_MAX;
@@ -15,6 +18,9 @@ const FILE_LEN_MAX: u64 = 1024 * 1024;
 
 /// The longest time that may be set: a year.
 const SECONDS_MAX: f64 = 366.0 * 86_400.0;
+
+/// The keys of [`Document`]: what has such a name is the master's, whatever it is.
+const KEYS: [&str; 6] = ["listen", "workers", "run_dir", "timeouts", "restart", "log"];
 
 /// The file as it is written. What is not there stays as it was.
 #[derive(Deserialize)]
@@ -94,17 +100,37 @@ pub(super) fn read(path: &Path, settings: &mut Settings) -> Result<(), Error> {
 
 /// The document, or the line and the reason.
 fn parse(text: &str) -> Result<Document, (usize, String)> {
-    toml::from_str(text).map_err(|error| {
+    let read = || {
+        let all = DeTable::parse(text)?;
+        let span = all.span();
+        let is_ours = |key: &str, value: &DeValue<'_>| KEYS.contains(&key) || !is_section(value);
+        let all = all.into_inner().into_iter();
+        let ours: DeTable<'_> = all.filter(|(key, value)| is_ours(key.get_ref(), value.get_ref())).collect();
+        Document::deserialize(toml::Deserializer::from(Spanned::new(span, ours)))
+    };
+    read().map_err(|error: toml::de::Error| {
         let start = error.span().map_or(0, |span| span.start);
         let line = text.as_bytes()[..start.min(text.len())].iter().filter(|&&byte| byte == b'\n').count() + 1;
         (line, about(text.lines().nth(line - 1).unwrap_or_default(), error.message()))
     })
 }
 
+/// `[NAME]`, or the several of `[[NAME]]`.
+fn is_section(value: &DeValue<'_>) -> bool {
+    match value {
+        DeValue::Table(_) => true,
+        DeValue::Array(several) => !several.is_empty() && several.iter().all(|one| one.get_ref().is_table()),
+        DeValue::String(_) | DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) => {
+            false
+        }
+    }
+}
+
 /// Says of which key of the line the message is, unless it does so itself.
 fn about(line: &str, message: &str) -> String {
-    let key = line.split('=').next().unwrap_or_default().trim();
-    if key.is_empty() || !line.contains('=') || message.contains(&format!("`{key}`")) {
+    let is_header = line.trim_start().starts_with('[');
+    let key = line.split('=').next().unwrap_or_default().trim_matches(['[', ']', ' ', '\t']);
+    if key.is_empty() || !(is_header || line.contains('=')) || message.contains(&format!("`{key}`")) {
         return message.to_owned();
     }
     format!("`{key}`: {message}")
@@ -210,6 +236,15 @@ mod tests {
     }
 
     #[test]
+    fn tables_that_the_master_does_not_know_are_the_applications() {
+        let text = "workers = 3\n[nest]\nurl = \"x\"\n[app.database]\nport = 1\n[helper.hub]\na = [1]\n\
+                    [[route]]\npath = \"/\"\n[[route]]\n[log]\nlevel = \"debug\"\n";
+        let settings = load(text).expect("valid");
+        assert_eq!((settings.workers, settings.log_level.as_str()), (3, "debug"));
+        assert!(load("nest = { url = 1 }\nhub.name = 1\n").is_ok(), "these are tables too");
+    }
+
+    #[test]
     fn every_error_names_its_line_and_key() {
         let table = [
             ("workers = 0", 1, "workers"),
@@ -220,6 +255,16 @@ mod tests {
             ("workers = \"3\"", 1, "`workers`"),
             ("[restart]\nintensity = -1", 2, "`intensity`"),
             ("wrokers = 3", 1, "wrokers"),
+            ("wrokers = 3\n[nest]\nurl = 1", 1, "expected one of `listen`"),
+            ("ports = [1, 2]", 1, "`ports`"),
+            ("ports = []", 1, "`ports`"),
+            ("helper = true", 1, "`helper`"),
+            ("workers = {}", 1, "workers"),
+            ("[workers]\ncount = 3", 1, "workers"),
+            ("log = 3", 1, "log"),
+            ("[nest]\nurl = 1\n[timeouts]\nreddy = 3", 4, "reddy"),
+            ("[nest]\nurl = ", 2, ""),
+            ("[nest]\nurl = 1\nurl = 2", 3, "url"),
             ("[timeouts]\n\nreddy = 3", 3, "reddy"),
             ("[timeouts]\nready = -3", 2, "seconds"),
             ("[timeouts]\nhang = 0", 2, "at least 0.5 seconds"),

@@ -25,6 +25,8 @@ pub(crate) struct Settings {
     pub(crate) restart: Restart,
     /// RUST_LOG's syntax.
     pub(crate) log_level: String,
+    /// The file that was read.
+    pub(crate) file: Option<PathBuf>,
     /// The file's bytes, for the application.
     pub(crate) source: Vec<u8>,
 }
@@ -76,6 +78,7 @@ impl Default for Settings {
             },
             restart: Restart { intensity: 5, period: Duration::from_secs(10), backoff_max: Duration::from_secs(5) },
             log_level: "info".to_owned(),
+            file: None,
             source: Vec::new(),
         }
     }
@@ -87,6 +90,7 @@ impl Settings {
         let mut settings = Self::default();
         if let Some(path) = file {
             file::read(path, &mut settings)?;
+            settings.file = Some(path.to_owned());
         }
         if !overrides.listen.is_empty() {
             settings.listen.clone_from(&overrides.listen);

@@ -114,11 +114,19 @@ impl Builder {
     /// Starts the server and waits until all workers serve.
     ///
     /// # Panics
-    /// When it does not come to that within 20 s; the log is printed.
+    /// When it ends instead, or does not come to that within 20 s; the log is printed.
     #[must_use]
     pub fn start(self) -> Server {
-        let server = self.launch();
-        server.wait_until("serving", |status| status["state"] == "serving");
+        let mut server = self.launch();
+        let deadline = Instant::now() + PATIENCE;
+        // Before the look at its end: whoever serves and then dies is a matter of the test.
+        while !server.is_serving() {
+            if let Some(status) = server.ended() {
+                panic!("invariant: the server serves: the master ended with {status}");
+            }
+            assert!(Instant::now() < deadline, "waited {} s for serving", PATIENCE.as_secs());
+            std::thread::sleep(LOOK);
+        }
         server
     }
 
@@ -259,6 +267,11 @@ impl Server {
             let output = self.command(&["status", "--json"]);
             serde_json::from_slice(&output.stdout).ok().filter(|status| wish(status))
         })
+    }
+
+    fn is_serving(&self) -> bool {
+        let output = self.command(&["status", "--json"]);
+        serde_json::from_slice(&output.stdout).is_ok_and(|status: Value| status["state"] == "serving")
     }
 
     /// Waits until it has printed this.

@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read};
 use std::ops::ControlFlow;
+use std::os::fd::AsFd;
 
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::unistd::geteuid;
 
 use super::FIRST;
 use super::console::Console;
@@ -67,6 +70,11 @@ impl Peers {
                 return;
             }
             let Ok((mut stream, _)) = self.listener.accept() else { return };
+            let allowed = getsockopt(&stream.as_fd(), PeerCredentials)
+                .is_ok_and(|peer| peer.uid() == 0 || peer.uid() == geteuid().as_raw());
+            if !allowed {
+                continue;
+            }
             let number = self.next;
             self.next += 2;
             if registry.register(&mut stream, Token(number), Interest::READABLE).is_ok() {

@@ -5,24 +5,29 @@
 //! system calls. It knows processes by their [`Birth`] only, so it cannot act on a pid that was
 //! reaped. `simulation.rs` drives it through random faults.
 //!
-//! A *post* is a place to be filled: the log helper, a generation's zygote, a worker slot. A
-//! *child* is a process, from the decision to make it until it is reaped. Every step ends in
+//! A *post* is a place to be filled: the log helper, a generation's zygote, a helper of the
+//! application, a worker slot. A *child* is a process, from the decision to make it until it is reaped. Every step ends in
 //! [`Supervisor::settle`], which compares posts with children and orders what is missing.
 
+mod crew;
+mod events;
 mod post;
 mod settle;
 #[cfg(test)]
 mod simulation;
 mod stage;
+mod stop;
 mod view;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use self::crew::Crew;
+pub(crate) use self::events::{Action, Event, Fault, Next, Outcome, Report};
 use self::post::{Jitter, Post};
 pub(crate) use self::stage::Stage;
 pub(crate) use self::view::{Place, View};
-use crate::contract::ids::{Birth, Generation, Role, Slot, WORKERS_MAX};
+use crate::contract::ids::{Birth, Generation, HelperName, Role, Slot, WORKERS_MAX};
 use crate::settings::{Restart, Timeouts};
 
 /// From SIGABRT to SIGKILL: time for a core dump to begin.
@@ -33,131 +38,15 @@ const KILL_GRACE: Duration = Duration::from_secs(5);
 const ZYGOTE_GRACE: Duration = Duration::from_secs(1);
 /// For the log helper to write what is left.
 const LOG_GRACE: Duration = Duration::from_secs(3);
-/// What the master adds to a worker's own drain limit before it ends the worker.
+/// What the master adds to a process's own drain limit before it ends the process.
 const DRAIN_GRACE: Duration = Duration::from_secs(2);
 /// A wake-up so much later than asked for means that the master did not run for a while.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 /// The longest time between two looks at the heartbeats.
 const LOOK_MAX: Duration = Duration::from_secs(1);
-/// The most processes, those included that still drain or cannot be killed: two generations.
+/// So many processes, and no worker more, those included that still drain or cannot be killed: two
+/// generations. Helpers are few, and there is always room for them.
 const CHILDREN_MAX: usize = 2 * WORKERS_MAX as usize;
-
-/// A fact, from the kernel or from a child.
-#[derive(Clone, Debug)]
-pub(crate) enum Event {
-    /// The process ordered exists and is ours.
-    Born(Birth),
-    /// It could not be made.
-    BirthFailed(Birth, String),
-    /// It says it can do its work.
-    Ready(Birth),
-    /// It says why it cannot, and ends.
-    Refused(Birth, String),
-    /// It says what no child of ours says.
-    Broken(Birth, String),
-    /// It is dead and reaped; how it ended.
-    Exited(Birth, String),
-    /// When its loop last turned.
-    Heartbeat(Birth, Instant),
-    /// So many workers are wanted.
-    Scale(u16),
-    /// End in order.
-    Stop,
-    /// End at once.
-    Quit,
-    /// Nothing but time.
-    Tick,
-}
-
-/// What to do in the world.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Action {
-    /// Make the log helper.
-    ForkLog(Birth),
-    /// Start a zygote; the answer is `Born` or `BirthFailed`.
-    StartZygote(Birth, Generation),
-    /// Order a worker from a zygote; the answer is `Born` or `BirthFailed`.
-    ForkWorker {
-        birth: Birth,
-        role: Role,
-        zygote: Birth,
-    },
-    /// The order will not be answered: drop what was prepared for it.
-    Forget(Birth),
-    /// Tell a newborn who it is.
-    Begin(Birth),
-    /// Let it take connections.
-    Accept(Birth),
-    /// Ask it to finish and end.
-    Drain(Birth),
-    Abort(Birth),
-    Kill(Birth),
-    /// Say it in the log.
-    Report(Report),
-    /// The master may end.
-    Exit(Outcome),
-}
-
-/// What the log is told.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Report {
-    Born(Birth, Role),
-    Ready(Birth, Role),
-    /// All workers serve, for the first time.
-    Serving,
-    BirthFailed {
-        role: Role,
-        reason: String,
-        retry: Duration,
-    },
-    /// A process that was still wanted has ended.
-    Died {
-        birth: Birth,
-        role: Role,
-        how: String,
-        next: Next,
-    },
-    /// A process that was asked to end has ended.
-    Ended {
-        birth: Birth,
-        role: Role,
-        how: String,
-    },
-    /// The master ends it, because.
-    Ending {
-        birth: Birth,
-        role: Role,
-        reason: String,
-    },
-    Unkillable(Birth, Role),
-    Paused(Duration),
-    Scaled {
-        from: u16,
-        to: u16,
-    },
-    Stopping {
-        at_once: bool,
-    },
-}
-
-/// What follows a death.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Next {
-    Restart,
-    RestartIn(Duration),
-    Nothing,
-}
-
-/// How the master ends.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Outcome {
-    /// As it was told.
-    Stopped,
-    /// The application cannot be started.
-    Failed(String),
-    /// The system refused a process.
-    Refused(String),
-}
 
 /// What the whole is doing.
 #[derive(Clone, Debug, PartialEq)]
@@ -181,6 +70,8 @@ pub(crate) struct Child {
     last_beat: Instant,
     /// Why the master ends it, for its obituary.
     reason: Option<String>,
+    /// It was asked to make room for its successor: its end is no crash, however it ends.
+    makes_room: bool,
 }
 
 impl Child {
@@ -188,14 +79,6 @@ impl Child {
     fn beats(&self) -> bool {
         self.stage.has_heartbeat() && !matches!(self.role, Role::Zygote(_))
     }
-}
-
-/// One generation's posts.
-#[derive(Clone, Debug)]
-struct Crew {
-    generation: Generation,
-    zygote: Post,
-    workers: Vec<Post>,
 }
 
 /// What the master executes of the settings.
@@ -224,12 +107,11 @@ pub(crate) struct Supervisor {
 impl Supervisor {
     /// Nothing lives yet; the first step orders everything.
     pub(crate) fn new(policy: Policy, seed: u64, now: Instant) -> Self {
-        let workers = vec![Post::new(now); usize::from(policy.workers)];
         Self {
             policy,
             phase: Phase::Starting,
             log: Post::new(now),
-            crew: Crew { generation: Generation(1), zygote: Post::new(now), workers },
+            crew: Crew::new(Generation(1), policy.workers, now),
             children: BTreeMap::new(),
             next_birth: 1,
             jitter: Jitter::new(seed),
@@ -249,7 +131,11 @@ impl Supervisor {
             Event::Born(birth) => self.born(birth, now),
             Event::BirthFailed(birth, reason) => self.birth_failed(birth, reason, now),
             Event::Ready(birth) => self.ready(birth, now),
-            Event::Refused(birth, reason) => self.refused(birth, reason, now),
+            Event::Loaded(zygote, helpers) => {
+                self.crew.adopt(helpers, now);
+                self.ready(zygote, now);
+            }
+            Event::Refused(birth, fault, reason) => self.refused(birth, fault, reason, now),
             Event::Broken(birth, reason) => self.kill(birth, reason, now),
             Event::Exited(birth, how) => self.exited(birth, how, now),
             Event::Heartbeat(birth, at) => {
@@ -258,6 +144,7 @@ impl Supervisor {
                 return std::mem::take(&mut self.actions);
             }
             Event::Scale(workers) => self.scale(workers, now),
+            Event::Restart(helper) => self.restart(helper, now),
             Event::Stop => match self.phase {
                 Phase::Starting | Phase::Serving => self.stop(Outcome::Stopped, now),
                 Phase::Stopping { .. } | Phase::Over => self.quit(now),
@@ -287,7 +174,8 @@ impl Supervisor {
         let birth = Birth(self.next_birth);
         self.next_birth += 1;
         let stage = Stage::Ordered { deadline: now + self.policy.timeouts.ready };
-        self.children.insert(birth, Child { role, stage, since: now, last_beat: now, reason: None });
+        let child = Child { role, stage, since: now, last_beat: now, reason: None, makes_room: false };
+        self.children.insert(birth, child);
         birth
     }
 
@@ -303,7 +191,9 @@ impl Supervisor {
         child.stage = Stage::Booting { deadline: now + self.policy.timeouts.ready };
         child.since = now;
         self.report(Report::Born(birth, role));
-        if self.post_of(birth).is_some() {
+        // What a stop finds unborn is not wanted any more.
+        let in_time = !matches!(role, Role::Helper(..)) || !self.stopping();
+        if self.post_of(birth).is_some() && in_time {
             self.act(Action::Begin(birth));
         }
     }
@@ -334,11 +224,16 @@ impl Supervisor {
         self.report(Report::Ready(birth, role));
     }
 
-    fn refused(&mut self, birth: Birth, reason: String, now: Instant) {
+    fn refused(&mut self, birth: Birth, fault: Fault, reason: String, now: Instant) {
         let Some(child) = self.children.get_mut(&birth) else { return };
         child.reason = Some(reason.clone());
         if self.phase == Phase::Starting && matches!(child.role, Role::Zygote(_)) {
-            self.stop(Outcome::Failed(reason), now);
+            let outcome = match fault {
+                Fault::Application => Outcome::Failed(reason),
+                Fault::Configuration => Outcome::Misconfigured(reason),
+                Fault::System => Outcome::Refused(reason),
+            };
+            self.stop(outcome, now);
         }
     }
 
@@ -361,6 +256,12 @@ impl Supervisor {
             None => how,
         };
         let role = child.role;
+        if child.makes_room {
+            if let Some(post) = self.post_of(birth) {
+                post.left(&how, now);
+            }
+            return self.report(Report::Ended { birth, role, how });
+        }
         let (restart, jitter) = (self.policy.restart, self.jitter.next());
         let starting = self.phase == Phase::Starting;
         let wanted = !self.stopping() || (role == Role::Log && self.others_live());
@@ -379,7 +280,7 @@ impl Supervisor {
 
     /// No zygote, no answer: whoever was born of these orders never begins, and ends by itself.
     fn forget_orders(&mut self, now: Instant) {
-        let is_lost = |child: &Child| matches!((child.role, &child.stage), (Role::Worker(..), Stage::Ordered { .. }));
+        let is_lost = |child: &Child| child.role.is_forked() && !child.stage.is_process();
         let lost: Vec<Birth> =
             self.children.iter().filter(|(_, child)| is_lost(child)).map(|(&birth, _)| birth).collect();
         for birth in lost {
@@ -434,26 +335,27 @@ impl Supervisor {
         self.report(Report::Scaled { from, to: workers });
     }
 
-    fn stop(&mut self, outcome: Outcome, now: Instant) {
-        if !self.stopping() {
-            self.report(Report::Stopping { at_once: false });
-            self.stop_by(now + self.policy.timeouts.stop, outcome);
+    /// The helper's process is asked to finish; when it is gone, its post is filled again.
+    fn restart(&mut self, name: HelperName, now: Instant) {
+        let role = Role::Helper(name, self.crew.generation);
+        let Some(post) = self.crew.post(role).filter(|_| !matches!(self.phase, Phase::Stopping { .. })) else { return };
+        let Some(birth) = post.occupant else { return post.vacate(now) };
+        let Some(child) = self.children.get_mut(&birth) else { return };
+        match child.stage {
+            // It has yet to begin.
+            Stage::Ordered { .. } => {}
+            Stage::Booting { .. } => {
+                child.makes_room = true;
+                self.kill(birth, "restarting it".to_owned(), now);
+            }
+            Stage::Ready | Stage::Serving => {
+                child.makes_room = true;
+                self.report(Report::Restarting(birth, role));
+                self.drain(birth, now + self.policy.timeouts.drain + DRAIN_GRACE, now);
+            }
+            // It is ending, and what follows is what was asked for.
+            Stage::Draining { .. } | Stage::Aborting { .. } | Stage::Killed { .. } | Stage::Stuck => {}
         }
-    }
-
-    fn quit(&mut self, now: Instant) {
-        match self.phase.clone() {
-            Phase::Over => return,
-            Phase::Stopping { deadline, .. } if deadline <= now => {}
-            Phase::Stopping { outcome, .. } => self.stop_by(now, outcome),
-            Phase::Starting | Phase::Serving => self.stop_by(now, Outcome::Stopped),
-        }
-        self.report(Report::Stopping { at_once: true });
-    }
-
-    fn stop_by(&mut self, deadline: Instant, outcome: Outcome) {
-        self.phase = Phase::Stopping { deadline, outcome };
-        self.crew.workers.clear();
     }
 
     /// Whether anyone is left who may log: not who cannot be killed, or a stop would never end.
@@ -463,8 +365,6 @@ impl Supervisor {
 
     /// The post that this process holds.
     fn post_of(&mut self, birth: Birth) -> Option<&mut Post> {
-        let crew = &mut self.crew;
-        let posts = std::iter::once(&mut self.log).chain(std::iter::once(&mut crew.zygote)).chain(&mut crew.workers);
-        posts.into_iter().find(|post| post.occupant == Some(birth))
+        if self.log.occupant == Some(birth) { Some(&mut self.log) } else { self.crew.post_of(birth) }
     }
 }

@@ -62,6 +62,13 @@ impl Post {
         self.not_before = now;
     }
 
+    /// The occupant has made room as it was asked to: fill it again at once.
+    pub(super) fn left(&mut self, how: &str, now: Instant) {
+        self.vacate(now);
+        self.last_exit = Some(how.to_owned());
+        self.restarts += 1;
+    }
+
     /// The system refused the birth; returns the time until the next try.
     pub(super) fn birth_failed(&mut self, now: Instant, jitter: f64) -> Duration {
         let delay = doubled(REFUSED_MIN, self.refusals, REFUSED_MAX).mul_f64(jitter);

@@ -1,11 +1,12 @@
 //! The end of every step: what is overdue is ended, what is missing is ordered.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use super::crew::HelperPost;
+use super::post::Post;
 use super::{
-    Action, Birth, CHILDREN_MAX, Child, DRAIN_GRACE, KILL_GRACE, LOG_GRACE, LOOK_MAX, Outcome, PAUSE_MIN, Phase,
-    Report, Role, Slot, Stage, Supervisor, ZYGOTE_GRACE,
+    Action, Birth, CHILDREN_MAX, Child, HelperName, KILL_GRACE, LOOK_MAX, Outcome, PAUSE_MIN, Phase, Report, Role,
+    Slot, Stage, Supervisor,
 };
 
 impl Supervisor {
@@ -57,8 +58,9 @@ impl Supervisor {
     fn vacancies(&self) -> impl Iterator<Item = Option<Instant>> {
         let log = (!self.stopping() || self.others_live()).then_some(&self.log);
         let zygote = (!self.stopping()).then_some(&self.crew.zygote);
-        let workers = self.zygote_is_free().map(|_| &self.crew.workers).into_iter().flatten();
-        let posts = log.into_iter().chain(zygote).chain(workers);
+        let free = self.zygote_is_free().filter(|_| !self.stopping());
+        let forked = free.map(|_| self.fillable()).into_iter().flatten().map(|(_, post)| post);
+        let posts = log.into_iter().chain(zygote).chain(forked);
         posts.map(|post| post.occupant.is_none().then_some(post.not_before))
     }
 
@@ -128,44 +130,7 @@ impl Supervisor {
                     post.vacate(now);
                 }
             }
-            Role::Log => {}
-        }
-    }
-
-    /// Workers whose post is gone are asked to finish; what has not begun is killed.
-    fn end_the_unwanted(&mut self, now: Instant) {
-        let late = self.stop_deadline().is_some_and(|deadline| deadline <= now);
-        let seated: BTreeSet<Birth> = self.crew.workers.iter().filter_map(|post| post.occupant).collect();
-        let unwanted: Vec<(Birth, Stage)> = self
-            .children
-            .iter()
-            .filter(|(birth, child)| matches!(child.role, Role::Worker(..)) && !seated.contains(birth))
-            .map(|(&birth, child)| (birth, child.stage.clone()))
-            .collect();
-        for (birth, stage) in unwanted {
-            match stage {
-                Stage::Booting { .. } => self.kill(birth, "not wanted any more".to_owned(), now),
-                Stage::Ready | Stage::Serving if !late => {
-                    let limit = now + self.policy.timeouts.drain + DRAIN_GRACE;
-                    self.drain(birth, self.stop_deadline().map_or(limit, |stop| stop.min(limit)), now);
-                }
-                Stage::Ready | Stage::Serving | Stage::Draining { .. } if late => {
-                    self.kill(birth, "stopping at once".to_owned(), now);
-                }
-                // There is nobody to kill yet: without its zygote the order is forgotten.
-                Stage::Ordered { .. } if late => {
-                    if let Some(zygote) = self.crew.zygote.occupant {
-                        self.kill(zygote, "stopping at once".to_owned(), now);
-                    }
-                }
-                Stage::Ordered { .. }
-                | Stage::Ready
-                | Stage::Serving
-                | Stage::Draining { .. }
-                | Stage::Aborting { .. }
-                | Stage::Killed { .. }
-                | Stage::Stuck => {}
-            }
+            Role::Log | Role::Helper(..) => {}
         }
     }
 
@@ -178,7 +143,7 @@ impl Supervisor {
             .collect();
         for (birth, role) in ready {
             self.set_stage(birth, Stage::Serving);
-            if matches!(role, Role::Worker(..)) {
+            if role.is_forked() {
                 self.act(Action::Accept(birth));
             }
         }
@@ -205,81 +170,42 @@ impl Supervisor {
         }
         // One order at a time: it is answered in a fraction of a millisecond.
         let Some(zygote) = self.zygote_is_free() else { return };
-        let Some(slot) = self.crew.workers.iter().position(|post| post.is_due(now)) else { return };
-        let role = Role::Worker(Slot(u16::try_from(slot).unwrap_or(u16::MAX)), self.crew.generation);
+        let Some((role, _)) = self.fillable().find(|(_, post)| post.is_due(now)) else { return };
         let birth = self.order(role, now);
-        self.crew.workers[slot].fill(birth);
-        self.act(Action::ForkWorker { birth, role, zygote });
+        if let Some(post) = self.crew.post(role) {
+            post.fill(birth);
+        }
+        self.act(Action::Fork { birth, role, zygote });
     }
 
-    /// The stop, once the workers are gone: zygotes, then the log helper, then the end.
-    fn finish(&mut self, now: Instant) {
-        let Phase::Stopping { deadline, outcome } = self.phase.clone() else { return };
-        let late = deadline <= now;
-        let waits_for = |role: fn(Role) -> bool| {
-            self.children.values().any(|child| role(child.role) && child.stage != Stage::Stuck)
-        };
-        if waits_for(|role| matches!(role, Role::Worker(..))) {
-            return;
-        }
-        let zygotes = waits_for(|role| matches!(role, Role::Zygote(_)));
-        let logs = waits_for(|role| role == Role::Log);
-        if zygotes {
-            self.end_all(|role| matches!(role, Role::Zygote(_)), ZYGOTE_GRACE, late, now);
-        } else if logs {
-            self.end_all(|role| role == Role::Log, LOG_GRACE, false, now);
-        } else {
-            self.phase = Phase::Over;
-            self.act(Action::Exit(outcome));
-        }
+    /// The posts that a zygote may fill. At first start a helper comes after those it asks, and
+    /// workers after all helpers; later what dies is replaced whoever else is missing.
+    fn fillable(&self) -> impl Iterator<Item = (Role, &Post)> {
+        let crew = &self.crew;
+        let generation = crew.generation;
+        let starting = self.phase == Phase::Starting;
+        let serves = |helper: &HelperPost| self.serves(&helper.post);
+        let stands = move |name: &HelperName| crew.helpers.iter().any(|helper| helper.name == *name && serves(helper));
+        let helpers = crew.helpers.iter().filter(move |helper| !starting || helper.asks.iter().all(stands));
+        let room = self.children.len() < CHILDREN_MAX && (!starting || crew.helpers.iter().all(serves));
+        let workers = if room { crew.workers.as_slice() } else { &[] };
+        let workers = (0..).zip(workers).map(move |(slot, post)| (Role::Worker(Slot(slot), generation), post));
+        helpers.map(move |helper| (Role::Helper(helper.name, generation), &helper.post)).chain(workers)
     }
 
-    fn end_all(&mut self, role: fn(Role) -> bool, grace: Duration, late: bool, now: Instant) {
-        let births: Vec<(Birth, Stage)> = self
-            .children
-            .iter()
-            .filter(|(_, child)| role(child.role))
-            .map(|(&birth, child)| (birth, child.stage.clone()))
-            .collect();
-        for (birth, stage) in births {
-            match stage {
-                Stage::Booting { .. } | Stage::Ready | Stage::Serving if late => {
-                    self.kill(birth, "stopping at once".to_owned(), now);
-                }
-                Stage::Booting { .. } | Stage::Ready | Stage::Serving => self.drain(birth, now + grace, now),
-                Stage::Ordered { .. }
-                | Stage::Draining { .. }
-                | Stage::Aborting { .. }
-                | Stage::Killed { .. }
-                | Stage::Stuck => {}
-            }
-        }
-    }
-
-    /// The zygote, if it is loaded and owes no answer, and there is room for what it makes.
+    /// The zygote, if it is loaded and owes no answer.
     fn zygote_is_free(&self) -> Option<Birth> {
         let zygote = self.crew.zygote.occupant?;
         let loaded = self.children.get(&zygote)?.stage == Stage::Serving;
-        let owes = self
-            .children
-            .values()
-            .any(|child| matches!((child.role, &child.stage), (Role::Worker(..), Stage::Ordered { .. })));
-        let room = self.children.len() < CHILDREN_MAX;
-        (loaded && !owes && room).then_some(zygote)
+        let owes = self.children.values().any(|child| child.role.is_forked() && !child.stage.is_process());
+        (loaded && !owes).then_some(zygote)
     }
 
     fn is_process(&self, birth: Birth) -> bool {
         self.children.get(&birth).is_some_and(|child| child.stage.is_process())
     }
 
-    fn stop_deadline(&self) -> Option<Instant> {
-        match self.phase {
-            Phase::Stopping { deadline, .. } => Some(deadline),
-            Phase::Starting | Phase::Serving | Phase::Over => None,
-        }
-    }
-
-    fn set_stage(&mut self, birth: Birth, stage: Stage) {
+    pub(super) fn set_stage(&mut self, birth: Birth, stage: Stage) {
         if let Some(child) = self.children.get_mut(&birth) {
             child.stage = stage;
         }
@@ -287,11 +213,14 @@ impl Supervisor {
 
     /// Whether every post has an occupant that does its work.
     pub(super) fn is_complete(&self) -> bool {
-        let serves = |post: &super::Post| {
-            let child = post.occupant.and_then(|birth| self.children.get(&birth));
-            child.is_some_and(|child| child.stage == Stage::Serving)
-        };
-        serves(&self.log) && serves(&self.crew.zygote) && self.crew.workers.iter().all(serves)
+        let helpers = self.crew.helpers.iter().map(|helper| &helper.post);
+        let mut posts = [&self.log, &self.crew.zygote].into_iter().chain(helpers).chain(&self.crew.workers);
+        posts.all(|post| self.serves(post))
+    }
+
+    fn serves(&self, post: &Post) -> bool {
+        let child = post.occupant.and_then(|birth| self.children.get(&birth));
+        child.is_some_and(|child| child.stage == Stage::Serving)
     }
 }
 

@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use super::post::Post;
-use super::{Phase, Supervisor};
-use crate::contract::ids::{Birth, Generation, Role, Slot};
+use super::{Child, Phase, Stage, Supervisor};
+use crate::contract::ids::{Birth, Generation, HelperName, Role, Slot};
 
 /// The whole.
 #[derive(Clone, Debug)]
@@ -38,6 +38,9 @@ impl Supervisor {
         let generation = self.crew.generation;
         let mut places =
             vec![self.place(Role::Log, &self.log), self.place(Role::Zygote(generation), &self.crew.zygote)];
+        for helper in &self.crew.helpers {
+            places.push(self.place(Role::Helper(helper.name, generation), &helper.post));
+        }
         for (slot, post) in (0..).zip(&self.crew.workers) {
             places.push(self.place(Role::Worker(Slot(slot), generation), post));
         }
@@ -64,12 +67,23 @@ impl Supervisor {
         self.stopping()
     }
 
+    /// Whether this helper has a process that SIGKILL does not end.
+    pub(crate) fn is_stuck(&self, name: HelperName) -> bool {
+        let is_it = |child: &Child| matches!(child.role, Role::Helper(of, _) if of == name);
+        self.children.values().any(|child| is_it(child) && child.stage == Stage::Stuck)
+    }
+
     fn place(&self, role: Role, post: &Post) -> Place {
         let child = post.occupant.and_then(|birth| self.children.get(&birth));
         Place {
             role,
             birth: post.occupant,
-            state: child.map_or("waiting", |child| child.stage.name()),
+            state: match child.map(|child| &child.stage) {
+                // Nobody may follow it: this is not the end of something that is about to be over.
+                Some(Stage::Stuck) => "stuck",
+                Some(stage) => stage.name(),
+                None => "waiting",
+            },
             since: child.map(|child| child.since),
             last_exit: post.last_exit.clone(),
             restarts: post.restarts,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::character::{Boot, Character};
 use super::world::{Happening, Process, State, World};
 use crate::contract::ids::{Birth, Role};
-use crate::master::supervisor::{Action, Event};
+use crate::master::supervisor::{Action, Event, Fault};
 
 impl World {
     /// Does what the supervisor wants; returns what the master learns at once.
@@ -13,7 +13,7 @@ impl World {
         match *action {
             Action::ForkLog(birth) => Some(self.make_at_once(birth, Role::Log, now)),
             Action::StartZygote(birth, generation) => Some(self.make_at_once(birth, Role::Zygote(generation), now)),
-            Action::ForkWorker { birth, role, zygote } => self.order(birth, role, zygote, now),
+            Action::Fork { birth, role, zygote } => self.order(birth, role, zygote, now),
             Action::Forget(birth) => {
                 self.processes.remove(&birth);
                 self.secrets.remove(&birth);
@@ -140,11 +140,16 @@ impl World {
             return;
         };
         process.begun = true;
+        let role = process.role;
         match process.character.boot {
-            Boot::Ready(after) => self.push(now + after, Happening::Say(birth, Event::Ready(birth))),
+            Boot::Ready(after) => {
+                let news = self.good_news(birth, role);
+                self.push(now + after, Happening::Say(birth, news));
+            }
             Boot::Never => {}
             Boot::Refuses(after, ends) => {
-                let refusal = Event::Refused(birth, "no database".to_owned());
+                let fault = self.dice.pick(&[Fault::Application, Fault::Configuration, Fault::System]);
+                let refusal = Event::Refused(birth, fault, "no database".to_owned());
                 self.push(now + after, Happening::Say(birth, refusal));
                 self.die_after(birth, ends.map(|ends| after + ends), now);
             }

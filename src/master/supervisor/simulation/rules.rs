@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use self::ledger::{Life, Phase, Place};
 use super::world::World;
-use crate::contract::ids::{Birth, Generation, Role, Slot};
+use crate::contract::ids::{Birth, Generation, HelperName, Role, Slot};
+use crate::contract::orders::HelperOffer;
 use crate::master::supervisor::{Event, LOOK_MAX, PAUSE_MIN, Policy};
 
 /// The shortest wait for a place whose occupants die more often than the intensity.
@@ -47,6 +48,8 @@ struct Duty {
     newborn: Option<Birth>,
     /// The start cannot succeed.
     give_up: bool,
+    /// Is asked to, or killed if it has not begun to work.
+    makes_room: Option<Birth>,
 }
 
 pub(super) struct Rules {
@@ -55,6 +58,8 @@ pub(super) struct Rules {
     phase: Phase,
     generation: Generation,
     wanted: u16,
+    /// Once a zygote has said which there are.
+    helpers: Vec<HelperOffer>,
     places: BTreeMap<Role, Place>,
     lives: BTreeMap<Birth, Life>,
     last_birth: Birth,
@@ -72,6 +77,7 @@ impl Rules {
             phase: Phase::Starting,
             generation,
             wanted: 0,
+            helpers: Vec::new(),
             places: BTreeMap::from([(Role::Log, Place::new(now)), (Role::Zygote(generation), Place::new(now))]),
             lives: BTreeMap::new(),
             last_birth: Birth(0),
@@ -100,7 +106,7 @@ impl Rules {
 
     /// Every place is filled by one who does its work, and nobody else lives.
     pub(super) fn is_whole(&self) -> bool {
-        let works = |life: &Life| life.ready.is_some() && !life.is_ending() && !life.unwanted;
+        let works = |life: &Life| life.works() && !life.unwanted;
         self.lives.len() == self.places.len() && self.lives.values().all(works)
     }
 
@@ -120,13 +126,12 @@ impl Rules {
                 self.duty.give_up = self.phase == Phase::Starting;
                 self.remove(*birth, REFUSED_REST);
             }
-            Event::Ready(birth) => {
-                let expected = |life: &&mut Life| life.begun && !life.is_ending() && life.ready.is_none();
-                if let Some(life) = self.lives.get_mut(birth).filter(expected) {
-                    life.ready = Some(now);
-                }
+            Event::Ready(birth) => self.ready(*birth),
+            Event::Loaded(birth, offers) => {
+                self.ready(*birth);
+                self.adopt(offers);
             }
-            Event::Refused(birth, _) => {
+            Event::Refused(birth, ..) => {
                 let zygote = self.lives.get(birth).is_some_and(Life::is_zygote);
                 self.duty.give_up = zygote && self.phase == Phase::Starting;
             }
@@ -146,9 +151,48 @@ impl Rules {
                     self.scale(*workers);
                 }
             }
+            Event::Restart(helper) => {
+                if !self.is_stopping() {
+                    self.restart(*helper);
+                }
+            }
             Event::Stop => self.told_to_stop(self.policy.timeouts.stop),
             Event::Quit => self.told_to_stop(Duration::ZERO),
             Event::Tick => {}
+        }
+    }
+
+    fn ready(&mut self, birth: Birth) {
+        let expected = |life: &&mut Life| life.begun && !life.is_ending() && life.ready.is_none();
+        if let Some(life) = self.lives.get_mut(&birth).filter(expected) {
+            life.ready = Some(self.now);
+        }
+    }
+
+    fn adopt(&mut self, offers: &[HelperOffer]) {
+        if self.helpers.is_empty() {
+            self.helpers = offers.to_vec();
+            for offer in offers {
+                self.places.insert(Role::Helper(offer.name, self.generation), Place::new(self.now));
+            }
+        }
+    }
+
+    fn restart(&mut self, name: HelperName) {
+        let role = Role::Helper(name, self.generation);
+        let now = self.now;
+        match self.lives.iter_mut().find(|(_, life)| life.role == role) {
+            Some((_, life)) if life.born.is_none() || life.is_ending() => {}
+            Some((&birth, life)) => {
+                life.makes_room = true;
+                self.duty.makes_room = Some(birth);
+            }
+            None => {
+                if let Some(place) = self.places.get_mut(&role) {
+                    place.vacate(now, Duration::ZERO);
+                    place.at_once = true;
+                }
+            }
         }
     }
 
@@ -158,13 +202,14 @@ impl Rules {
         };
         if let Some(place) = self.places.get_mut(&life.role).filter(|_| life.holds_its_place()) {
             place.vacate(self.now, rest);
+            place.at_once = life.makes_room;
         }
     }
 
     fn died(&mut self, birth: Birth) {
         let (now, restart) = (self.now, self.policy.restart);
         let mut rest = Duration::ZERO;
-        if let Some(life) = self.lives.get(&birth).filter(|life| life.holds_its_place())
+        if let Some(life) = self.lives.get(&birth).filter(|life| life.holds_its_place() && !life.makes_room)
             && let Some(place) = self.places.get_mut(&life.role)
         {
             place.deaths.push(now);
@@ -203,6 +248,10 @@ impl Rules {
 
     fn stop(&mut self, within: Duration, told: bool) {
         self.scale(0);
+        // Nobody waits for a helper that does not work yet.
+        for life in self.lives.values_mut().filter(|life| life.is_helper() && life.ready.is_none()) {
+            life.unwanted = true;
+        }
         self.phase = Phase::Stopping { since: self.now, within, told };
     }
 
@@ -210,6 +259,32 @@ impl Rules {
 
     fn holder(&self, role: Role) -> Option<&Life> {
         self.lives.values().find(|life| life.role == role && life.holds_its_place())
+    }
+
+    /// Whether all that must work before this place is filled does: at first start a helper comes
+    /// after those it asks, and workers after all helpers.
+    fn has_whom_it_needs(&self, role: Role) -> bool {
+        let works = |name: HelperName| {
+            let holder = self.holder(Role::Helper(name, self.generation));
+            holder.is_some_and(|life| life.works() && !life.unkillable)
+        };
+        let needs = |offer: &HelperOffer| match role {
+            Role::Log | Role::Zygote(_) => false,
+            Role::Helper(name, _) => {
+                self.helpers.iter().any(|asks| asks.name == name && asks.asks.contains(&offer.name))
+            }
+            Role::Worker(..) => true,
+        };
+        self.phase != Phase::Starting || self.helpers.iter().filter(|offer| needs(offer)).all(|offer| works(offer.name))
+    }
+
+    /// Of the helpers that live, the one that starts last.
+    fn last_helper(&self) -> Option<&Life> {
+        let live = |offer: &HelperOffer| {
+            let role = Role::Helper(offer.name, self.generation);
+            self.lives.values().find(|life| life.role == role && !life.unkillable)
+        };
+        self.helpers.iter().rev().find_map(live)
     }
 
     fn has_free_zygote(&self, generation: Generation) -> bool {

@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::contract::ids::{Birth, WORKERS_MAX};
+use super::offers::offer;
+use crate::contract::ids::{Birth, Generation, HelperName, Role, WORKERS_MAX};
+use crate::contract::orders::HelperOffer;
 use crate::master::supervisor::{
     Action, CHILDREN_MAX, Event, KILL_GRACE, LOG_GRACE, Outcome, Policy, Report, Supervisor,
 };
@@ -43,7 +45,7 @@ impl Play {
     fn serving(policy: Policy) -> Self {
         let mut play = Self::start(policy);
         play.tell(Event::Ready(LOG));
-        play.tell(Event::Ready(ZYGOTE));
+        play.tell(Event::Loaded(ZYGOTE, Vec::new()));
         for worker in 0..u64::from(policy.workers) {
             play.answer(Birth(WORKER.0 + worker));
         }
@@ -109,7 +111,7 @@ fn is_unkillable(actions: &[Action], birth: Birth) -> bool {
 
 fn order(actions: &[Action]) -> Option<(Birth, Birth)> {
     actions.iter().find_map(|action| match *action {
-        Action::ForkWorker { birth, zygote, .. } => Some((birth, zygote)),
+        Action::Fork { birth, zygote, .. } => Some((birth, zygote)),
         _ => None,
     })
 }
@@ -148,7 +150,7 @@ fn a_pause_is_noticed_once() {
 #[test]
 fn a_quit_does_not_wait_for_an_answer() {
     let mut play = Play::start(POLICY);
-    let actions = play.tell(Event::Ready(ZYGOTE));
+    let actions = play.tell(Event::Loaded(ZYGOTE, Vec::new()));
     assert_eq!(order(&actions), Some((WORKER, ZYGOTE)));
     assert!(play.tell(Event::Quit).contains(&Action::Kill(ZYGOTE)));
     assert!(play.exit(ZYGOTE).contains(&Action::Forget(WORKER)));
@@ -201,7 +203,7 @@ fn a_given_up_zygote_takes_no_orders_with_it() {
     play.tell(Event::Broken(ZYGOTE, "broke the rules".to_owned()));
     assert!(is_unkillable(&play.wait(KILL_GRACE), ZYGOTE));
     let next = Birth(4);
-    play.tell(Event::Ready(next));
+    play.tell(Event::Loaded(next, Vec::new()));
     assert_eq!(order(&play.tell(Event::Scale(2))), Some((Birth(5), next)));
     let actions = play.exit(ZYGOTE);
     assert!(!actions.contains(&Action::Forget(Birth(5))), "{actions:?}");
@@ -227,4 +229,103 @@ fn a_scale_that_swings_does_not_make_processes_without_end() {
     play.tell(Event::Scale(2));
     assert!(play.supervisor.due().is_some_and(|due| due > play.now), "nothing spins");
     assert!(order(&play.exit(worker)).is_some(), "room was made");
+}
+
+// ---- helpers ----------------------------------------------------------------------------------
+
+/// In this order they are born, before the worker.
+const NEST: Birth = Birth(3);
+const HUB: Birth = Birth(4);
+
+fn name(text: &str) -> HelperName {
+    HelperName::parse(text).expect(text)
+}
+
+/// The hub asks the nest.
+fn helpers() -> Vec<HelperOffer> {
+    vec![offer("nest", Vec::new()), offer("hub", vec![name("nest")])]
+}
+
+fn forked(actions: &[Action]) -> Option<Role> {
+    actions.iter().find_map(|action| match *action {
+        Action::Fork { role, .. } => Some(role),
+        _ => None,
+    })
+}
+
+/// All serve: the log helper, the zygote, the nest, the hub, the worker.
+fn served_by_helpers() -> Play {
+    let mut play = Play::start(POLICY);
+    play.tell(Event::Ready(LOG));
+    play.tell(Event::Loaded(ZYGOTE, helpers()));
+    for birth in [NEST, HUB, Birth(5)] {
+        play.answer(birth);
+    }
+    assert_eq!(play.supervisor.view().state, "serving");
+    play
+}
+
+#[test]
+fn helpers_start_after_those_they_ask_and_workers_after_all() {
+    let role = |helper| Some(Role::Helper(name(helper), Generation(1)));
+    let mut play = Play::start(POLICY);
+    play.tell(Event::Ready(LOG));
+    assert_eq!(forked(&play.tell(Event::Loaded(ZYGOTE, helpers()))), role("nest"));
+    assert_eq!(forked(&play.tell(Event::Born(NEST))), None, "the hub waits until the nest serves");
+    assert_eq!(forked(&play.tell(Event::Ready(NEST))), role("hub"));
+    assert_eq!(forked(&play.tell(Event::Born(HUB))), None);
+    assert!(matches!(forked(&play.tell(Event::Ready(HUB))), Some(Role::Worker(..))));
+}
+
+#[test]
+fn a_stop_ends_workers_then_helpers_the_last_one_first() {
+    let mut play = served_by_helpers();
+    let drained = |actions: &[Action]| {
+        actions.iter().find_map(|action| if let Action::Drain(birth) = *action { Some(birth) } else { None })
+    };
+    assert_eq!(drained(&play.tell(Event::Stop)), Some(Birth(5)));
+    assert_eq!(drained(&play.exit(Birth(5))), Some(HUB));
+    assert_eq!(drained(&play.exit(HUB)), Some(NEST));
+    assert_eq!(drained(&play.exit(NEST)), Some(ZYGOTE));
+    assert_eq!(drained(&play.exit(ZYGOTE)), Some(LOG));
+    assert!(play.exit(LOG).contains(&Action::Exit(Outcome::Stopped)));
+}
+
+#[test]
+fn a_restart_is_no_crash_however_often_and_nobody_comes_early() {
+    let mut play = served_by_helpers();
+    let mut nest = NEST;
+    for number in 0..u64::from(POLICY.restart.intensity) * 2 {
+        let asked = play.tell(Event::Restart(name("nest")));
+        assert!(asked.contains(&Action::Drain(nest)) && forked(&asked).is_none(), "{asked:?}");
+        assert_eq!(play.supervisor.view().state, "degraded");
+        assert_eq!(order(&play.exit(nest)), Some((Birth(6 + number), ZYGOTE)), "at once");
+        nest = Birth(6 + number);
+        play.answer(nest);
+    }
+    assert_eq!(play.supervisor.view().state, "serving");
+}
+
+#[test]
+fn a_restart_that_is_not_obeyed_ends_by_force_and_is_no_crash_either() {
+    let mut play = served_by_helpers();
+    play.tell(Event::Restart(name("nest")));
+    let waited = play.wait(POLICY.timeouts.drain + super::DRAIN_GRACE);
+    assert!(waited.contains(&Action::Kill(NEST)) && forked(&waited).is_none());
+    let actions = play.exit(NEST);
+    assert_eq!(order(&actions), Some((Birth(6), ZYGOTE)));
+    assert!(!actions.iter().any(|action| matches!(action, Action::Report(Report::Died { .. }))), "{actions:?}");
+}
+
+#[test]
+fn a_helper_that_cannot_be_killed_is_not_replaced() {
+    let mut play = served_by_helpers();
+    play.tell(Event::Broken(NEST, "broke the rules".to_owned()));
+    let waited = play.wait(KILL_GRACE * 2);
+    assert!(is_unkillable(&waited, NEST) && forked(&waited).is_none());
+    assert!(play.supervisor.is_stuck(name("nest")));
+    let place = |place: &&crate::master::supervisor::Place| place.birth == Some(NEST);
+    assert_eq!(play.supervisor.view().places.iter().find(place).map(|place| place.state), Some("stuck"));
+    assert_eq!(forked(&play.tell(Event::Restart(name("nest")))), None);
+    assert!(order(&play.exit(NEST)).is_some(), "once it is gone there is room");
 }

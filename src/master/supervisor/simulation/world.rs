@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::character::{Character, Weather};
 use super::dice::Dice;
 use crate::contract::ids::{Birth, Role};
+use crate::contract::orders::HelperOffer;
 use crate::master::supervisor::{Event, Policy};
 
 /// What comes of the passing of time.
@@ -77,10 +78,12 @@ pub(super) struct World {
     pub(super) dice: Dice,
     pub(super) policy: Policy,
     pub(super) weather: Weather,
+    /// The application's helpers.
+    pub(super) offers: Vec<HelperOffer>,
     queue: BTreeMap<(Instant, u64), Happening>,
     sequence: u64,
     pub(super) processes: BTreeMap<Birth, Process>,
-    /// Workers that a zygote made and could not tell of: they wait until their order is forgotten.
+    /// Processes that a zygote made and could not tell of: they wait until their order is forgotten.
     pub(super) secrets: BTreeSet<Birth>,
     pub(super) faults: bool,
     /// Births in a hundred that fail.
@@ -94,11 +97,12 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(dice: Dice, policy: Policy, weather: Weather) -> Self {
+    pub(super) fn new(dice: Dice, policy: Policy, weather: Weather, offers: Vec<HelperOffer>) -> Self {
         Self {
             dice,
             policy,
             weather,
+            offers,
             queue: BTreeMap::new(),
             sequence: 0,
             processes: BTreeMap::new(),
@@ -232,12 +236,27 @@ impl World {
         let faults = self.faults;
         let process = self.alive(birth)?;
         match event {
-            Event::Ready(_) if process.hung.is_some() => return None,
-            Event::Ready(_) => process.ready = true,
+            Event::Ready(_) | Event::Loaded(..) if process.hung.is_some() => return None,
+            Event::Ready(_) | Event::Loaded(..) => process.ready = true,
             Event::Broken(..) if !faults => return None,
             _ => {}
         }
         Some(event)
+    }
+
+    /// What a process says when it can do its work.
+    pub(super) fn good_news(&self, birth: Birth, role: Role) -> Event {
+        match role {
+            Role::Zygote(_) => Event::Loaded(birth, self.offers.clone()),
+            Role::Log | Role::Helper(..) | Role::Worker(..) => Event::Ready(birth),
+        }
+    }
+
+    /// Whether another process than this does this one's work, or did and is not reaped.
+    pub(super) fn has_double(&self, birth: Birth) -> bool {
+        let Some(role) = self.processes.get(&birth).map(|process| process.role) else { return false };
+        let double = |(&other, process): (&Birth, &Process)| other != birth && process.role == role && process.begun;
+        self.processes.iter().any(double)
     }
 
     fn answer(&mut self, zygote: Birth, birth: Birth, now: Instant) -> Option<Event> {
@@ -277,7 +296,7 @@ impl World {
         };
         // What it said before it died comes before its death.
         let last_words = process.begun && !process.ready && self.dice.percent(10);
-        let words = last_words.then_some(Event::Ready(birth));
+        let words = last_words.then(|| self.good_news(birth, process.role));
         let death = Event::Exited(birth, "ended".to_owned());
         words.into_iter().chain([death]).map(Fact::Event).collect()
     }

@@ -13,20 +13,22 @@ impl Rules {
         match *action {
             Action::ForkLog(birth) => self.fork_log(birth),
             Action::StartZygote(birth, generation) => self.start_zygote(birth, generation),
-            Action::ForkWorker { birth, role, zygote } => self.fork_worker(birth, role, zygote),
+            Action::Fork { birth, role, zygote } => self.fork(birth, role, zygote),
             Action::Forget(birth) => self.forget(birth),
             Action::Begin(birth) => {
                 let newborn = self.duty.newborn == Some(birth);
                 let life = self.process(birth)?;
                 let may = newborn && !life.begun && !life.unwanted;
                 life.begun = true;
+                let alone = !life.is_helper() || !world.has_double(birth);
+                require(alone, "there is one process of a helper", format_args!("{birth:?} is another"))?;
                 require(may, "a process begins once, at its birth, if it is wanted", format_args!("{birth:?}"))
             }
             Action::Accept(birth) => {
                 let life = self.process(birth)?;
-                let may = life.is_worker() && life.ready.is_some() && !life.accepted && !life.is_ending();
+                let may = life.role.is_forked() && life.works() && !life.accepted;
                 life.accepted = true;
-                require(may, "a worker accepts once, when it is ready", format_args!("{birth:?}"))
+                require(may, "a helper or a worker accepts once, when it is ready", format_args!("{birth:?}"))
             }
             Action::Drain(birth) => {
                 self.may_drain(birth)?;
@@ -81,22 +83,27 @@ impl Rules {
         self.order(birth, Role::Zygote(generation), None)
     }
 
-    fn fork_worker(&mut self, birth: Birth, role: Role, zygote: Birth) -> Verdict {
-        let Role::Worker(_, generation) = role else {
-            return require(false, "a zygote makes workers", role);
+    fn fork(&mut self, birth: Birth, role: Role, zygote: Birth) -> Verdict {
+        let generation = match role {
+            Role::Helper(_, generation) | Role::Worker(_, generation) => generation,
+            Role::Log | Role::Zygote(_) => return require(false, "a zygote makes helpers and workers", role),
         };
+        require(!self.is_stopping(), "only what is wanted is made", role)?;
         let parent = self.process(zygote)?;
-        let loaded = parent.role == Role::Zygote(generation) && parent.ready.is_some() && !parent.is_ending();
+        let loaded = parent.role == Role::Zygote(generation) && parent.works();
         let owes = self.lives.values().any(|life| life.zygote == Some(zygote) && life.born.is_none());
         let what = format_args!("{role} from {zygote:?}");
         require(loaded && !owes, "one order at a time, to a zygote that is loaded", what)?;
+        let order = "helpers start after those they ask, workers after all helpers";
+        require(self.has_whom_it_needs(role), order, format_args!("{role} is early"))?;
         self.order(birth, role, Some(zygote))?;
-        let working = |life: &&Life| life.role == role && !life.is_ending() && !life.unkillable;
-        require(self.lives.values().filter(working).count() == 1, "a slot has one worker", role)
+        let counts = |life: &&Life| life.is_helper() || !(life.is_ending() || life.unkillable);
+        let living = self.lives.values().filter(|life| life.role == role).filter(counts).count();
+        require(living == 1, "a helper or a slot has one process", role)
     }
 
     fn forget(&mut self, birth: Birth) -> Verdict {
-        let unanswered = self.lives.get(&birth).is_some_and(|life| life.is_worker() && life.born.is_none());
+        let unanswered = self.lives.get(&birth).is_some_and(|life| life.role.is_forked() && life.born.is_none());
         let zygote = self.lives.get(&birth).and_then(|life| self.lives.get(&life.zygote?));
         let answers = zygote.is_some_and(|zygote| !zygote.unkillable);
         let may = unanswered && !answers;
@@ -107,18 +114,22 @@ impl Rules {
 
     // ---- ends -----------------------------------------------------------------------------------
 
-    /// Workers are asked to end when they are not wanted; then zygotes; then the log helper.
+    /// Workers are asked to end when they are not wanted; then helpers, the last one first; then zygotes; then the log helper. A helper also when it makes room.
     fn may_drain(&mut self, birth: Birth) -> Verdict {
         let life = self.process(birth)?;
-        let (role, unwanted) = (life.role, life.unwanted);
+        let (role, unwanted, makes_room) = (life.role, life.unwanted, life.makes_room);
         let first = life.drained.is_none() && life.aborted.is_none() && life.killed.is_none();
         require(first, "who is ending is not asked to", format_args!("{birth:?}"))?;
         let may = match role {
             Role::Worker(..) => unwanted,
-            Role::Zygote(_) => self.is_stopping() && !self.live(Life::is_worker),
+            Role::Helper(..) if self.is_stopping() => {
+                !self.live(Life::is_worker) && self.last_helper().is_some_and(|last| last.role == role)
+            }
+            Role::Helper(..) => makes_room,
+            Role::Zygote(_) => self.is_stopping() && !self.live(|life| life.role.is_forked()),
             Role::Log => self.is_stopping() && !self.live(|life| life.role != Role::Log),
         };
-        require(may, "workers end first, then zygotes, then the log helper", role)
+        require(may, "workers end first, then helpers, then zygotes, then the log helper", role)
     }
 
     fn live(&self, who: fn(&Life) -> bool) -> bool {
@@ -147,6 +158,10 @@ impl Rules {
         let overdue = life.ready.is_none() && passed(life.born, timeouts.ready);
         let late = self.may_be_late();
         let for_role = match life.role {
+            Role::Helper(..) => {
+                let unready = (life.unwanted || life.makes_room) && life.ready.is_none();
+                unready || late || passed(life.drained, timeouts.drain + DRAIN_GRACE)
+            }
             Role::Worker(..) => {
                 let unborn = life.unwanted && life.ready.is_none();
                 unborn || (life.unwanted && late) || passed(life.drained, timeouts.drain + DRAIN_GRACE)
@@ -154,7 +169,7 @@ impl Rules {
             Role::Zygote(_) => {
                 let owes = |order: &Life| order.zygote == Some(birth) && order.born.is_none();
                 let silent = |order: &Life| owes(order) && (late || passed(Some(order.ordered), timeouts.ready));
-                let last = late && !self.live(Life::is_worker);
+                let last = late && !self.live(|life| life.role.is_forked());
                 self.lives.values().any(silent) || last || passed(life.drained, ZYGOTE_GRACE)
             }
             Role::Log => passed(life.drained, LOG_GRACE),
@@ -175,10 +190,10 @@ impl Rules {
     fn told(&mut self, report: &Report) -> Verdict {
         match report {
             Report::Serving => {
-                let whole = self.places.keys().all(|&role| {
-                    let works = |life: &Life| life.ready.is_some() && !life.is_ending();
-                    matches!(role, Role::Zygote(_)) || self.holder(role).is_some_and(works)
-                });
+                let whole = self
+                    .places
+                    .keys()
+                    .all(|&role| matches!(role, Role::Zygote(_)) || self.holder(role).is_some_and(Life::works));
                 let first = self.phase == Phase::Starting;
                 self.phase = Phase::Serving;
                 require(whole && first, "serving is said once, when all serve", "it is not so")
@@ -210,7 +225,9 @@ impl Rules {
         let held = !life.unwanted;
         self.duty.give_up = held && self.phase == Phase::Starting;
         let now = self.now;
-        if let Some(place) = self.places.get_mut(&role).filter(|_| held && role != Role::Log) {
+        if let Some(place) =
+            self.places.get_mut(&role).filter(|_| held && !matches!(role, Role::Log | Role::Helper(..)))
+        {
             place.vacate(now, std::time::Duration::ZERO);
         }
         Ok(())

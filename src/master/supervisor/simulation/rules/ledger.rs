@@ -24,6 +24,8 @@ pub(super) struct Life {
     /// It broke the rules of the protocol.
     pub(super) broken: bool,
     pub(super) unkillable: bool,
+    /// It was told to make room for its successor: its end is nobody's fault.
+    pub(super) makes_room: bool,
 }
 
 impl Life {
@@ -43,6 +45,7 @@ impl Life {
             unwanted: false,
             broken: false,
             unkillable: false,
+            makes_room: false,
         }
     }
 
@@ -50,10 +53,19 @@ impl Life {
         self.drained.is_some() || self.aborted.is_some() || self.killed.is_some()
     }
 
-    /// Whether nobody else may be made for its place. A log helper that cannot be killed keeps it:
-    /// two would write the same files.
+    /// Whether nobody else may be made for its place. A helper that cannot be killed keeps it: there
+    /// can only be one.
     pub(super) fn holds_its_place(&self) -> bool {
-        !self.unwanted && (!self.unkillable || self.role == Role::Log)
+        !self.unwanted && (!self.unkillable || self.is_helper() || self.role == Role::Log)
+    }
+
+    /// Whether it does what it is there for.
+    pub(super) fn works(&self) -> bool {
+        self.ready.is_some() && !self.is_ending()
+    }
+
+    pub(super) fn is_helper(&self) -> bool {
+        matches!(self.role, Role::Helper(..))
     }
 
     pub(super) fn is_worker(&self) -> bool {
@@ -65,23 +77,26 @@ impl Life {
     }
 }
 
-/// The log helper's, a zygote's or a worker's place.
+/// The place of the log helper, a zygote, a helper or a worker.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) vacant_since: Instant,
     /// It is not filled again before this has passed.
     pub(super) rest: Duration,
     pub(super) deaths: Vec<Instant>,
+    /// Its last occupant made room: the next one does not wait.
+    pub(super) at_once: bool,
 }
 
 impl Place {
     pub(super) fn new(now: Instant) -> Self {
-        Self { vacant_since: now, rest: Duration::ZERO, deaths: Vec::new() }
+        Self { vacant_since: now, rest: Duration::ZERO, deaths: Vec::new(), at_once: false }
     }
 
     pub(super) fn vacate(&mut self, now: Instant, rest: Duration) {
         self.vacant_since = now;
         self.rest = rest;
+        self.at_once = false;
     }
 }
 

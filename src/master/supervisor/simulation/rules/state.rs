@@ -24,6 +24,13 @@ impl Rules {
             let begun = life.begun || life.unwanted;
             require(begun, "a process begins once, at its birth, if it is wanted", format_args!("{birth:?} does not"))?;
         }
+        if let Some(life) = self.duty.makes_room.and_then(|birth| self.lives.get(&birth)) {
+            require(life.is_ending(), "a helper that is to be restarted is asked to end", life.role)?;
+        }
+        if !self.is_stopping() && supervisor.is_complete() {
+            let whole = self.places.keys().all(|&role| self.holder(role).is_some_and(Life::works));
+            require(whole, "who misses one is degraded", "it says that it serves")?;
+        }
         for (&birth, life) in &self.lives {
             self.check_waits(birth, life)?;
             self.check_work(birth, life)?;
@@ -55,7 +62,7 @@ impl Rules {
             let grace = match life.role {
                 Role::Log => LOG_GRACE,
                 Role::Zygote(_) => ZYGOTE_GRACE,
-                Role::Worker(..) => timeouts.drain + DRAIN_GRACE,
+                Role::Helper(..) | Role::Worker(..) => timeouts.drain + DRAIN_GRACE,
             };
             return require(!self.has_passed(drained, grace), rule, format_args!("{birth:?} drains for too long"));
         }
@@ -83,12 +90,12 @@ impl Rules {
         require(!life.unwanted || ending, "the unwanted are ended", format_args!("{birth:?} is not"))?;
         let ended = life.aborted.or(life.killed).is_some() || life.unkillable;
         require(!life.broken || ended, "who breaks the protocol is killed", format_args!("{birth:?} is not"))?;
-        let late = self.is_late() && life.is_worker() && life.born.is_some();
+        let late = self.is_late() && life.role.is_forked() && life.born.is_some();
         require(!late || ended, "a stop ends in time", format_args!("{birth:?} goes on"))?;
         let Some(ready) = life.ready.filter(|_| !ending) else {
             return Ok(());
         };
-        if life.is_worker() {
+        if life.role.is_forked() {
             require(life.accepted, "who is ready serves at once", format_args!("{birth:?} does not"))?;
         }
         if !life.is_zygote() {
@@ -120,9 +127,12 @@ impl Rules {
             let fillable = match role {
                 Role::Log => !self.is_stopping() || self.others_live(),
                 Role::Zygote(_) => !self.is_stopping(),
-                Role::Worker(_, generation) => !self.is_stopping() && self.has_free_zygote(generation),
+                Role::Helper(_, generation) | Role::Worker(_, generation) => {
+                    !self.is_stopping() && self.has_free_zygote(generation) && self.has_whom_it_needs(role)
+                }
             };
             if fillable && self.holder(role).is_none() {
+                require(!place.at_once, "who makes room is followed at once", role)?;
                 let in_time = |due: Instant| due <= place.vacant_since + longest;
                 let what = format_args!("{role} is vacant since {:?}", self.now - place.vacant_since);
                 require(supervisor.due().is_some_and(in_time), "no place is forgotten", what)?;
@@ -134,6 +144,10 @@ impl Rules {
     fn check_stop(&self) -> Verdict {
         match self.phase {
             Phase::Stopping { since, within, .. } => {
+                let workers = self.lives.values().any(|life| life.is_worker() && !life.unkillable);
+                let idle = self.last_helper().filter(|last| last.born.is_some() && !last.is_ending());
+                let what = idle.map_or_else(String::new, |idle| format!("{} is not asked to", idle.role));
+                require(workers || idle.is_none(), "after the workers the helpers end", what)?;
                 let what = format_args!("{} processes live", self.lives.len());
                 require(!self.has_passed(since, within + STOP_GRACE), "a stop ends in time", what)
             }

@@ -1,0 +1,145 @@
+//! Which helpers a configuration wants, and in which order they can start.
+
+use std::collections::BTreeSet;
+
+use crate::app::configuration::Configuration;
+use crate::app::declare::Declaration;
+use crate::contract::ids::HelperName;
+use crate::contract::orders::HelperOffer;
+use crate::error::Result;
+
+/// Sections of the configuration file that are the master's.
+const MASTERS: [&str; 3] = ["timeouts", "restart", "log"];
+
+/// The helpers of a generation.
+pub(super) struct Company {
+    /// In start order.
+    pub(super) wanted: Vec<Declaration>,
+    pub(super) unwanted: Vec<&'static str>,
+}
+
+impl Company {
+    /// Looks at what was declared; the error is the application author's to mend.
+    pub(super) fn of(declared: &[Declaration], wanted: impl Fn(&Declaration) -> bool) -> Result<Self> {
+        let mut names = BTreeSet::new();
+        for helper in declared {
+            HelperName::parse(helper.name)?;
+            if !names.insert(helper.name) {
+                return Err(format!("two helpers are named {}", helper.name).into());
+            }
+        }
+        for helper in declared {
+            if let Some(unknown) = helper.asks.iter().find(|name| !names.contains(*name)) {
+                return Err(format!("the helper {} asks for {unknown}, which nobody declared", helper.name).into());
+            }
+        }
+        let (mut wanted, unwanted): (Vec<Declaration>, Vec<Declaration>) =
+            in_order(declared)?.into_iter().partition(|helper| wanted(helper));
+        wanted.shrink_to_fit();
+        Ok(Self { wanted, unwanted: unwanted.iter().map(|helper| helper.name).collect() })
+    }
+
+    /// What the master is told.
+    pub(super) fn offers(&self, version: &str) -> Result<Vec<HelperOffer>> {
+        let offer = |helper: &Declaration| {
+            let here = |name: &&&str| !self.unwanted.contains(*name);
+            Ok(HelperOffer {
+                name: HelperName::parse(helper.name)?,
+                version: helper.version.unwrap_or(version).to_owned(),
+                asks: helper.asks.iter().filter(here).map(|name| HelperName::parse(name)).collect::<Result<_, _>>()?,
+            })
+        };
+        self.wanted.iter().map(offer).collect()
+    }
+}
+
+/// Looks whether every helper's section is what it takes, and no section is nobody's.
+pub(super) fn check(declared: &[Declaration], configuration: &Configuration) -> Result<()> {
+    let names: Vec<&str> = declared.iter().map(|helper| helper.name).collect();
+    if let Some(unknown) = configuration.unknown(&MASTERS, &names).next() {
+        let known = [&MASTERS[..], &["app"], &names].concat().join(", ");
+        return Err(format!("{}: [{unknown}] is no section; there are: {known}", configuration.file()).into());
+    }
+    declared.iter().try_for_each(|helper| (helper.check)(configuration, helper.name))
+}
+
+/// Whoever is asked comes before those that ask; else in the order of declaration.
+fn in_order(declared: &[Declaration]) -> Result<Vec<Declaration>> {
+    let mut rest: Vec<Declaration> = declared.to_vec();
+    let mut order: Vec<Declaration> = Vec::new();
+    while !rest.is_empty() {
+        let ready = |helper: &Declaration| helper.asks.iter().all(|name| order.iter().any(|done| done.name == *name));
+        let Some(next) = rest.iter().position(ready) else { return Err(circle(&rest).into()) };
+        order.push(rest.remove(next));
+    }
+    Ok(order)
+}
+
+/// Names the circle: from any helper that waits, whoever it waits for waits too.
+fn circle(waiting: &[Declaration]) -> String {
+    let mut path: Vec<&str> = Vec::new();
+    let mut next = waiting[0].name;
+    while !path.contains(&next) {
+        path.push(next);
+        let helper = waiting.iter().find(|helper| helper.name == next);
+        let waits_for =
+            helper.and_then(|helper| helper.asks.iter().find(|name| waiting.iter().any(|w| w.name == **name)));
+        next = waits_for.copied().unwrap_or(next);
+    }
+    let start = path.iter().position(|name| *name == next).unwrap_or(0);
+    format!("helpers ask each other in a circle: {} -> {next}", path[start..].join(" -> "))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::any::TypeId;
+
+    use super::*;
+
+    fn helper(name: &'static str, asks: &'static [&'static str]) -> Declaration {
+        Declaration {
+            name,
+            version: None,
+            asks,
+            kind: TypeId::of::<()>(),
+            is_wanted: |_| Ok(true),
+            check: |_, _| Ok(()),
+            start: |_| Box::pin(async { Err("never".into()) }),
+        }
+    }
+
+    fn order(declared: &[Declaration]) -> Result<Vec<&'static str>, String> {
+        let company = Company::of(declared, |_| true).map_err(|error| error.to_string())?;
+        Ok(company.wanted.iter().map(|helper| helper.name).collect())
+    }
+
+    #[test]
+    fn who_is_asked_comes_first() {
+        let declared = [helper("nest", &["simulator", "hub"]), helper("hub", &[]), helper("simulator", &["hub"])];
+        assert_eq!(order(&declared), Ok(vec!["hub", "simulator", "nest"]));
+    }
+
+    #[test]
+    fn circles_twins_and_strangers_are_refused_by_name() {
+        let table: [(&[Declaration], &str); 5] = [
+            (&[helper("a", &["b"]), helper("b", &["c"]), helper("c", &["b"])], "b -> c -> b"),
+            (&[helper("a", &["a"])], "a -> a"),
+            (&[helper("a", &["x"])], "a asks for x"),
+            (&[helper("a", &[]), helper("a", &[])], "two helpers are named a"),
+            (&[helper("log", &[])], "log"),
+        ];
+        for (declared, words) in table {
+            let error = order(declared).expect_err(words);
+            assert!(error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_wanted_is_not_offered_and_not_asked_for() {
+        let declared = [helper("nest", &["simulator"]), helper("simulator", &[])];
+        let company = Company::of(&declared, |helper| helper.name == "nest").expect("valid");
+        let offers = company.offers("1.2").expect("valid names");
+        assert_eq!((offers.len(), offers[0].asks.len(), &offers[0].version[..]), (1, 0, "1.2"));
+        assert_eq!(company.unwanted, ["simulator"]);
+    }
+}

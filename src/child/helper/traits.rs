@@ -1,0 +1,147 @@
+//! What a helper is, in the words of the application.
+
+use std::fmt::Display;
+use std::future::{Future, pending};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::context::Context;
+use super::methods::Methods;
+use crate::app::configuration::Configuration;
+use crate::error::Result;
+
+/// Something there can only be one of, in a process of its own: an upstream connection, a cache, a
+/// device.
+///
+/// forebay starts it before the workers, replaces it when it dies (never before the last one is
+/// gone), and carries requests and events between it and everyone who asks. Its process has one
+/// thread and one tokio loop, so its state may be `Rc` and `RefCell`.
+///
+/// ```
+/// use std::cell::Cell;
+///
+/// use forebay::{Configuration, Context, Handle, Helper, Methods, Request, Result};
+/// use serde::{Deserialize, Serialize};
+///
+/// /// Counts for all replicas.
+/// struct Counter {
+///     count: Cell<u64>,
+///     context: Context<Self>,
+/// }
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Add {
+///     by: u64,
+/// }
+///
+/// impl Request for Add {
+///     const METHOD: &'static str = "add";
+///     type Reply = u64;
+/// }
+///
+/// impl Helper for Counter {
+///     type Config = ();
+///     type Event = u64;
+///     type Error = String;
+///
+///     async fn start(_: (), context: Context<Self>) -> Result<Self> {
+///         Ok(Self { count: Cell::new(0), context })
+///     }
+///
+///     fn methods(methods: Methods<Self>) -> Methods<Self> {
+///         methods.on::<Add>()
+///     }
+///
+///     fn snapshot(&self) -> Vec<u64> {
+///         vec![self.count.get()]
+///     }
+/// }
+///
+/// impl Handle<Add> for Counter {
+///     async fn handle(&self, add: Add) -> Result<u64, String> {
+///         let count = self.count.get().checked_add(add.by).ok_or("that is too much")?;
+///         self.count.set(count);
+///         self.context.publish(&count);
+///         Ok(count)
+///     }
+/// }
+///
+/// let app = forebay::App::new("counting").helper::<Counter>("counter");
+/// ```
+pub trait Helper: Sized + 'static {
+    /// The helper's version, for `status`; the application's own if not said.
+    const VERSION: Option<&'static str> = None;
+
+    /// The names of the helpers it asks: they start before it. A circle is refused at start.
+    const ASKS: &'static [&'static str] = &[];
+
+    /// Its section of the configuration file, `[NAME]` or `[helper.NAME]`; `()` if it has none.
+    ///
+    /// A section that is not there is read as an empty one.
+    type Config: DeserializeOwned + 'static;
+
+    /// What it tells its subscribers.
+    type Event: Serialize + DeserializeOwned + Send + 'static;
+
+    /// What it answers when a request fails.
+    type Error: Display + Serialize + DeserializeOwned + Send + 'static;
+
+    /// Whether this configuration needs the helper at all; it is not started otherwise.
+    ///
+    /// # Errors
+    /// What the configuration says is wrong.
+    fn is_wanted(_configuration: &Configuration) -> Result<bool> {
+        Ok(true)
+    }
+
+    /// Builds the helper. Until it returns nobody is answered.
+    ///
+    /// Its error, or exceeding `[timeouts] ready` (20 s), counts as a crash. What may be away for
+    /// a while, such as an upstream, is better connected in [`Helper::run`].
+    fn start(config: Self::Config, context: Context<Self>) -> impl Future<Output = Result<Self>>;
+
+    /// Runs beside the requests for the helper's whole life: the upstream connection.
+    ///
+    /// It is dropped when the helper ends. Its error is a crash. If it returns, the helper goes
+    /// on answering.
+    fn run(&self) -> impl Future<Output = Result<()>> {
+        pending()
+    }
+
+    /// The requests it handles, each by [`Methods::on`].
+    fn methods(methods: Methods<Self>) -> Methods<Self> {
+        methods
+    }
+
+    /// The events that tell a new subscriber how things stand; what is published later follows.
+    ///
+    /// Change the state and [publish](Context::publish) the event without an `await` between them:
+    /// then a subscriber misses nothing and sees nothing twice.
+    fn snapshot(&self) -> Vec<Self::Event> {
+        Vec::new()
+    }
+}
+
+/// A request that travels to a helper: a method of the protocol, with its parameters as fields.
+///
+/// Releases mix during a reload: add fields with `#[serde(default)]`, never change or remove one.
+pub trait Request: Serialize + DeserializeOwned + Send + 'static {
+    /// The method's name.
+    const METHOD: &'static str;
+
+    /// Whether it may be carried out twice. If so, it is sent again when the helper died before
+    /// it answered; if not, the caller gets [`CallError::OutcomeUnknown`](super::CallError).
+    const IDEMPOTENT: bool = false;
+
+    /// The answer.
+    type Reply: Serialize + DeserializeOwned + Send + 'static;
+}
+
+/// How a helper answers one kind of request.
+pub trait Handle<R: Request>: Helper {
+    /// Answers. Requests run beside each other; a panic answers this request and no other.
+    ///
+    /// The future is dropped when the caller gives up, at an `await`.
+    fn handle(&self, request: R) -> impl Future<Output = Result<R::Reply, Self::Error>>;
+}

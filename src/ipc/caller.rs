@@ -1,0 +1,212 @@
+//! A client's side of one connection to a helper, without I/O: what the helper says.
+//!
+//! Whoever drives it feeds what was read, takes what is told, and writes what stands in
+//! [`Caller::unsent`]. A helper that breaks a rule of `ipc-protocol.md` is an error, and ends the
+//! connection.
+
+use super::envelope::Envelope;
+use super::frame::{self, Decoder, FrameError};
+use super::message::{self, Failure, Hello, Reason, Welcome};
+
+/// The longest frame from a helper, in bytes.
+const FRAME_LEN_MAX: u32 = 64 * 1024 * 1024;
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    decoder: Decoder,
+    unsent: Vec<u8>,
+    is_welcome: bool,
+}
+
+/// What a helper tells.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Told<'a> {
+    /// From now on requests may be sent.
+    Welcome(Welcome),
+    /// The result of a request, or its error, as they are encoded.
+    Response {
+        id: u32,
+        outcome: Result<&'a [u8], &'a [u8]>,
+    },
+    /// How things stand; as an array of events.
+    Snapshot {
+        id: u32,
+        epoch: u64,
+        sequence: u64,
+        events: &'a [u8],
+    },
+    Event {
+        id: u32,
+        sequence: u64,
+        event: &'a [u8],
+    },
+    /// Events were left out; a snapshot follows.
+    Resync {
+        id: u32,
+        missed: u64,
+    },
+    /// The subscription is over.
+    End {
+        id: u32,
+        failure: Failure,
+    },
+    /// No more requests on this connection; what is open will be answered.
+    GoAway(Reason),
+    Pong(u64),
+    /// What needs no answer, or has it already.
+    Nothing,
+}
+
+impl Caller {
+    /// Begins with the hello.
+    pub(crate) fn new(name: &str) -> Self {
+        let mut unsent = Vec::new();
+        message::hello(&Hello { name: name.to_owned() }, &mut unsent);
+        Self { decoder: Decoder::new(FRAME_LEN_MAX), unsent, is_welcome: false }
+    }
+
+    /// Takes in what was read.
+    pub(crate) fn feed(&mut self, bytes: &[u8]) {
+        self.decoder.feed(bytes);
+    }
+
+    /// What is to be written.
+    pub(crate) fn unsent(&mut self) -> &mut Vec<u8> {
+        &mut self.unsent
+    }
+
+    /// The next thing that is told. `None`: more bytes are needed.
+    pub(crate) fn next(&mut self) -> Result<Option<Told<'_>>, FrameError> {
+        let Self { decoder, unsent, is_welcome } = self;
+        let Some(body) = decoder.next()? else { return Ok(None) };
+        let (kind, mut envelope) = Envelope::open(body)?;
+        if !*is_welcome && kind != message::WELCOME {
+            return Err(FrameError::Malformed(format!("kind {kind} before the welcome")));
+        }
+        let told = match kind {
+            message::WELCOME => {
+                let _version = envelope.id()?;
+                *is_welcome = true;
+                Told::Welcome(frame::decode(envelope.payload()?)?)
+            }
+            message::RESPONSE => response(envelope)?,
+            message::SNAPSHOT => Told::Snapshot {
+                id: envelope.id()?,
+                epoch: envelope.number()?,
+                sequence: envelope.number()?,
+                events: envelope.payload()?,
+            },
+            message::EVENT => {
+                Told::Event { id: envelope.id()?, sequence: envelope.number()?, event: envelope.payload()? }
+            }
+            message::RESYNC => Told::Resync { id: envelope.id()?, missed: envelope.number()? },
+            message::END => Told::End { id: envelope.id()?, failure: frame::decode(envelope.payload()?)? },
+            message::GO_AWAY => Told::GoAway(frame::decode(envelope.payload()?)?),
+            message::PING => {
+                message::pong(envelope.number()?, unsent);
+                Told::Nothing
+            }
+            message::PONG => Told::Pong(envelope.number()?),
+            _ => return Err(FrameError::Malformed(format!("kind {kind}, which no client takes"))),
+        };
+        Ok(Some(told))
+    }
+}
+
+fn response(mut envelope: Envelope<'_>) -> Result<Told<'_>, FrameError> {
+    let id = envelope.id()?;
+    let outcome = if envelope.nil()? { Ok(envelope.payload()?) } else { Err(envelope.payload()?) };
+    Ok(Told::Response { id, outcome })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde::Serialize;
+
+    use super::*;
+
+    fn encoded<T: Serialize>(message: &T) -> Vec<u8> {
+        let mut out = Vec::new();
+        frame::encode(message, &mut out);
+        out
+    }
+
+    /// A helper's words, whole.
+    fn stream() -> Vec<u8> {
+        let welcome = Welcome {
+            name: "helper nest".to_owned(),
+            version: "1.2".to_owned(),
+            frame_len_max: 1,
+            requests_max: 2,
+            subscriptions_max: 3,
+        };
+        let mut out = Vec::new();
+        message::welcome(&welcome, &mut out);
+        message::response(3, &Ok::<_, ()>(5), &mut out);
+        message::response(4, &Err::<(), _>("no"), &mut out);
+        message::snapshot(1, 7, 8, &[0x90], &mut out);
+        message::event(1, 9, &[1], &mut out);
+        message::resync(1, 2, &mut out);
+        message::go_away(&Reason { reason: "ends".to_owned() }, &mut out);
+        frame::encode(&(message::PING, 6), &mut out);
+        out
+    }
+
+    #[test]
+    fn every_truncation_gives_the_same_words() {
+        let stream = stream();
+        for cut in 0..=stream.len() {
+            let mut caller = Caller::new("test");
+            caller.unsent().clear();
+            let mut told = Vec::new();
+            for part in [&stream[..cut], &stream[cut..]] {
+                caller.feed(part);
+                while let Some(next) = caller.next().expect("valid") {
+                    told.push(format!("{next:?}"));
+                }
+            }
+            assert_eq!(told.len(), 8, "cut at {cut}");
+            assert_eq!(told[1], "Response { id: 3, outcome: Ok([5]) }");
+            assert!(told[2].contains("Err(["));
+            assert_eq!(told[4], "Event { id: 1, sequence: 9, event: [1] }");
+            assert_eq!(caller.unsent(), &encoded(&(message::PONG, 6)), "a ping is answered");
+        }
+    }
+
+    #[test]
+    fn a_helper_that_breaks_the_rules_is_left() {
+        for frame in [
+            encoded(&(message::EVENT, 1, 1, 1)),
+            encoded(&"garbage"),
+            encoded(&(message::WELCOME, 1, 7)),
+            vec![0, 0, 0, 0],
+            vec![0xff; 4],
+        ] {
+            let mut caller = Caller::new("test");
+            caller.feed(&frame);
+            assert!(caller.next().is_err(), "{frame:x?}");
+        }
+        for frame in [encoded(&(message::HELLO, 1)), encoded(&(message::RESPONSE, 1, ()))] {
+            let mut caller = Caller::new("test");
+            caller.feed(&stream());
+            while caller.next().expect("valid").is_some() {}
+            caller.feed(&frame);
+            assert!(caller.next().is_err(), "{frame:x?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0_u8..20) {
+            let mut caller = Caller::new("test");
+            caller.feed(&stream());
+            let mut body = vec![0x94, kind];
+            body.extend(&bytes);
+            caller.feed(&u32::try_from(body.len()).expect("short").to_be_bytes());
+            caller.feed(&body);
+            while let Ok(Some(_)) = caller.next() {}
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! What a zygote offers: its helpers, checked, and their sockets.
+//!
+//! A manifest is input, and so are the names in it. The sockets are bound once, with the first good
+//! manifest, and stay open for life: a helper that is restarted refuses nobody, calls wait in its
+//! socket's queue.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixListener;
+
+use super::run_dir::RunDir;
+use crate::contract::ids::{HELPERS_MAX, HelperName};
+use crate::contract::orders::{self, HelperOffer, Manifest};
+use crate::error::Chain;
+
+/// The longest version, in bytes: a build id, or what people write.
+const VERSION_LEN_MAX: usize = 128;
+
+/// The application's helpers, in start order.
+#[derive(Default)]
+pub(super) struct Offers(Option<Vec<Offered>>);
+
+struct Offered {
+    offer: HelperOffer,
+    socket: UnixListener,
+}
+
+/// Why a manifest is of no use.
+#[derive(Debug, PartialEq)]
+pub(super) enum Refusal {
+    /// No zygote of ours says this.
+    Broken(String),
+    /// A socket cannot be made.
+    Unable(String),
+}
+
+impl Offers {
+    /// Takes in what a zygote says of itself; binds what is new.
+    pub(super) fn take(&mut self, manifest: &Manifest, run_dir: &RunDir) -> Result<(), Refusal> {
+        let known: Option<Vec<HelperName>> = self.0.as_ref().map(|offers| names(offers).collect());
+        check(manifest, known.as_deref()).map_err(Refusal::Broken)?;
+        if known.is_none() {
+            let bind = |offer: &HelperOffer| {
+                let socket = run_dir.helper_socket(offer.name)?;
+                Ok(Offered { offer: offer.clone(), socket })
+            };
+            let bound: Result<Vec<Offered>, crate::error::Error> = manifest.helpers.iter().map(bind).collect();
+            self.0 = Some(bound.map_err(|error| Refusal::Unable(Chain(&error).to_string()))?);
+        }
+        Ok(())
+    }
+
+    /// In start order.
+    pub(super) fn names(&self) -> impl Iterator<Item = HelperName> {
+        names(self.0.as_deref().unwrap_or_default())
+    }
+
+    pub(super) fn version(&self, name: HelperName) -> Option<&str> {
+        self.find(name).map(|offered| offered.offer.version.as_str())
+    }
+
+    /// The helper's own socket.
+    pub(super) fn socket(&self, name: HelperName) -> Option<BorrowedFd<'_>> {
+        self.find(name).map(|offered| offered.socket.as_fd())
+    }
+
+    fn find(&self, name: HelperName) -> Option<&Offered> {
+        self.0.iter().flatten().find(|offered| offered.offer.name == name)
+    }
+}
+
+fn names(offers: &[Offered]) -> impl Iterator<Item = HelperName> {
+    offers.iter().map(|offered| offered.offer.name)
+}
+
+/// What is wrong with a manifest, if the helpers known so far are these.
+fn check(manifest: &Manifest, known: Option<&[HelperName]>) -> Result<(), String> {
+    let (theirs, ours) = (manifest.version, orders::VERSION);
+    if theirs != ours {
+        return Err(format!("speaks version {theirs} of the orders, the master {ours}"));
+    }
+    let offers = &manifest.helpers;
+    if offers.len() > HELPERS_MAX {
+        return Err(format!("offers {} helpers, {HELPERS_MAX} are allowed", offers.len()));
+    }
+    for (number, offer) in offers.iter().enumerate() {
+        let (name, earlier) = (offer.name, &offers[..number]);
+        if earlier.iter().any(|other| other.name == name) {
+            return Err(format!("offers the helper {name} twice"));
+        }
+        if offer.version.len() > VERSION_LEN_MAX || offer.version.chars().any(char::is_control) {
+            return Err(format!("the version of its helper {name} is no line of {VERSION_LEN_MAX} bytes"));
+        }
+        if offer.asks.len() > HELPERS_MAX {
+            return Err(format!("its helper {name} asks {} others, {HELPERS_MAX} are allowed", offer.asks.len()));
+        }
+        if let Some(asked) = offer.asks.iter().find(|asked| !earlier.iter().any(|other| other.name == **asked)) {
+            return Err(format!("its helper {name} asks {asked}, which does not start before it"));
+        }
+    }
+    let same = |known: &[HelperName]| {
+        known.len() == offers.len() && known.iter().all(|name| offers.iter().any(|offer| offer.name == *name))
+    };
+    match known {
+        Some(known) if !same(known) => Err("offers other helpers than the one before it".to_owned()),
+        Some(_) | None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> HelperName {
+        HelperName::parse(text).expect(text)
+    }
+
+    /// Helpers written as `name` or `name: asked asked`.
+    fn manifest(helpers: &[&str]) -> Manifest {
+        let offer = |text: &&str| {
+            let (helper, asks) = text.split_once(':').unwrap_or((text, ""));
+            let asks = asks.split_whitespace().map(name).collect();
+            HelperOffer { name: name(helper), version: "1.2".to_owned(), asks }
+        };
+        let helpers = helpers.iter().map(offer).collect();
+        Manifest { version: orders::VERSION, name: "test".to_owned(), helpers }
+    }
+
+    #[test]
+    fn a_manifest_is_good_or_says_what_is_wrong() {
+        let many: Vec<String> = (0..=HELPERS_MAX).map(|number| format!("h{number}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        let table: [(&[&str], &str); 8] = [
+            (&[], ""),
+            (&["nest"], ""),
+            (&["nest", "hub: nest", "feed: nest hub"], ""),
+            (&many[1..], ""),
+            (&many, "offers 33 helpers, 32 are allowed"),
+            (&["nest", "hub", "nest"], "offers the helper nest twice"),
+            (&["hub: nest", "nest"], "its helper hub asks nest, which does not start before it"),
+            (&["nest: nest"], "its helper nest asks nest, which does not start before it"),
+        ];
+        for (helpers, wrong) in table {
+            let verdict = check(&manifest(helpers), None);
+            assert_eq!(verdict.err().as_deref().unwrap_or_default(), wrong, "{helpers:?}");
+        }
+    }
+
+    #[test]
+    fn versions_are_bounded_and_plain() {
+        let with = |version: &str| {
+            let mut manifest = manifest(&["nest"]);
+            version.clone_into(&mut manifest.helpers[0].version);
+            check(&manifest, None)
+        };
+        assert_eq!(with(&"1".repeat(VERSION_LEN_MAX)), Ok(()));
+        assert!(with(&"1".repeat(VERSION_LEN_MAX + 1)).is_err());
+        assert!(with("1\x1b[2J").is_err(), "a terminal would obey it");
+        let newer = Manifest { version: orders::VERSION + 1, ..manifest(&[]) };
+        assert!(check(&newer, None).is_err());
+    }
+
+    #[test]
+    fn a_zygote_that_is_started_again_offers_the_same() {
+        let known = [name("nest"), name("hub")];
+        assert_eq!(check(&manifest(&["hub", "nest"]), Some(&known)), Ok(()));
+        for other in [&["nest"][..], &[], &["nest", "hub", "feed"], &["nest", "feed"]] {
+            assert!(check(&manifest(other), Some(&known)).is_err(), "{other:?}");
+        }
+        assert!(check(&manifest(&["nest"]), Some(&[])).is_err());
+    }
+
+    #[test]
+    fn what_is_bound_stays_bound() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let run_dir = RunDir::take(&directory.path().join("run")).expect("a run directory");
+        let mut offers = Offers::default();
+        assert_eq!(offers.take(&manifest(&["nest", "hub: nest"]), &run_dir), Ok(()));
+        let path = run_dir.ipc_dir().join("nest.sock");
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).expect("a socket").permissions());
+        assert_eq!(mode & 0o7777, 0o660, "whatever the umask");
+        let waiting = std::os::unix::net::UnixStream::connect(&path).expect("somebody listens");
+        assert_eq!(offers.take(&manifest(&["nest", "hub: nest"]), &run_dir), Ok(()));
+        assert!(offers.socket(name("hub")).is_some() && offers.socket(name("feed")).is_none());
+        assert_eq!(offers.names().collect::<Vec<_>>(), [name("nest"), name("hub")]);
+        assert!(matches!(offers.take(&manifest(&["nest"]), &run_dir), Err(Refusal::Broken(_))));
+        drop(waiting);
+        run_dir.leave(offers.names());
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_socket_that_cannot_be_bound_is_named() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let run_dir = RunDir::take(&directory.path().join("run")).expect("a run directory");
+        std::fs::create_dir(run_dir.ipc_dir().join("nest.sock")).expect("something in its place");
+        match Offers::default().take(&manifest(&["nest"]), &run_dir) {
+            Err(Refusal::Unable(why)) => assert!(why.contains("nest.sock"), "{why}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! One generation's posts: who there should be.
+
+use std::time::Instant;
+
+use super::post::Post;
+use crate::contract::ids::{Birth, Generation, HelperName, Role, Slot};
+use crate::contract::orders::HelperOffer;
+
+#[derive(Clone, Debug)]
+pub(super) struct Crew {
+    pub(super) generation: Generation,
+    pub(super) zygote: Post,
+    /// In start order; none until the zygote has said which there are.
+    pub(super) helpers: Vec<HelperPost>,
+    pub(super) workers: Vec<Post>,
+}
+
+/// The place of the one process of this name.
+#[derive(Clone, Debug)]
+pub(super) struct HelperPost {
+    pub(super) name: HelperName,
+    pub(super) asks: Vec<HelperName>,
+    pub(super) post: Post,
+}
+
+impl Crew {
+    pub(super) fn new(generation: Generation, workers: u16, now: Instant) -> Self {
+        let workers = vec![Post::new(now); usize::from(workers)];
+        Self { generation, zygote: Post::new(now), helpers: Vec::new(), workers }
+    }
+
+    /// The zygote offers these. One that was started again offers the same: the master sees to it.
+    pub(super) fn adopt(&mut self, offers: Vec<HelperOffer>, now: Instant) {
+        if self.helpers.is_empty() {
+            let post = |offer: HelperOffer| HelperPost { name: offer.name, asks: offer.asks, post: Post::new(now) };
+            self.helpers = offers.into_iter().map(post).collect();
+        }
+    }
+
+    fn helper(&mut self, name: HelperName) -> Option<&mut HelperPost> {
+        self.helpers.iter_mut().find(|helper| helper.name == name)
+    }
+
+    /// The post that is there for this.
+    pub(super) fn post(&mut self, role: Role) -> Option<&mut Post> {
+        match role {
+            Role::Log => None,
+            Role::Zygote(_) => Some(&mut self.zygote),
+            Role::Helper(name, _) => self.helper(name).map(|helper| &mut helper.post),
+            Role::Worker(Slot(slot), _) => self.workers.get_mut(usize::from(slot)),
+        }
+    }
+
+    /// The post that this process holds.
+    pub(super) fn post_of(&mut self, birth: Birth) -> Option<&mut Post> {
+        let helpers = self.helpers.iter_mut().map(|helper| &mut helper.post);
+        let mut posts = std::iter::once(&mut self.zygote).chain(helpers).chain(&mut self.workers);
+        posts.find(|post| post.occupant == Some(birth))
+    }
+}
