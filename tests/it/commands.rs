@@ -44,7 +44,7 @@ fn commands_without_a_server_exit_69() {
     let stale = tempfile::tempdir().expect("a directory");
     drop(std::os::unix::net::UnixListener::bind(stale.path().join("control.sock")).expect("a socket"));
     for place in [&place, &format!("{place}/absent"), &stale.path().display().to_string()] {
-        for words in [&["stop"][..], &["status"], &["status", "--json"], &["scale", "3"]] {
+        for words in [&["stop"][..], &["status"], &["status", "--json"], &["scale", "3"], &["restart", "nest"]] {
             let output = run(&[words, &["--run-dir", place]].concat());
             assert_eq!(output.status.code(), Some(69), "{words:?} in {place}");
             let expected = format!("fixture: not running: nobody answers in the run directory {place}\n");
@@ -57,8 +57,10 @@ fn commands_without_a_server_exit_69() {
 #[test]
 fn wrong_usage_exits_64_and_changes_nothing() {
     let server = fixture().start();
-    let table: [&[&str]; 8] = [
+    let table: [&[&str]; 10] = [
         &["sevre"],
+        &["restart"],
+        &["restart", "nest", "--timeout", "soon"],
         &["scale"],
         &["scale", "0"],
         &["scale", "1025"],
@@ -181,6 +183,24 @@ fn status_for_people_shows_every_process() {
         let row = table.lines().find(|line| line.starts_with(&format!("{name} "))).expect(name);
         assert!(row.contains(&format!(" {pid} ")) && row.contains(" serving "), "{table}");
     }
+    server.stop();
+}
+
+#[test]
+fn what_is_no_helper_of_the_application_is_not_restarted() {
+    let server = fixture().workers(1).start();
+    let before = [server.workers(), vec![server.helper("log"), server.helper("zygote")]].concat();
+    for (helper, why) in [
+        ("nest", "no helper is called \"nest\": there is none"),
+        ("../nest", "no helper is called \"../nest\": there is none"),
+        ("log", "`log` is not restarted by command: it is replaced when its process ends"),
+        ("zygote", "`zygote` is not restarted by command: it is replaced when its process ends"),
+    ] {
+        let output = server.command(&["restart", helper]);
+        assert_eq!(output.status.code(), Some(1), "{helper}");
+        assert_eq!(complaint(&output), format!("fixture: {why}\n"));
+    }
+    assert_eq!([server.workers(), vec![server.helper("log"), server.helper("zygote")]].concat(), before);
     server.stop();
 }
 

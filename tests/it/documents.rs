@@ -38,7 +38,7 @@ fn the_commands_are_those_of_the_help() {
 #[test]
 fn the_flags_are_those_of_the_help() {
     let mut listed = BTreeSet::new();
-    for command in ["serve", "status", "scale", "stop"] {
+    for command in ["serve", "status", "scale", "restart", "call", "events", "stop"] {
         for line in help(&[command]).lines().map(str::trim_start).filter(|line| line.contains("--")) {
             let flag = line.split(' ').find(|word| word.starts_with("--")).expect("a flag");
             // What follows a flag in the list is its value; within a sentence it is not a flag's row.

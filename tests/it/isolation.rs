@@ -69,8 +69,7 @@ fn every_process_has_exactly_the_descriptors_of_its_role() {
             ("log.sock", 2 + workers),
             ("pipe", 1 + workers),
         ]);
-        let zygote =
-            kinds(&[("null", 1), ("pipe", 2), ("children.lock", 1), ("memfd:configuration", 1), ("unix", 1 + 1)]);
+        let zygote = kinds(&[("null", 1), ("pipe", 2), ("children.lock", 1), ("unix", 1 + 1)]);
         let worker = kinds(&[
             ("null", 1),
             ("pipe", 2),
@@ -104,6 +103,49 @@ fn every_process_has_exactly_the_descriptors_of_its_role() {
         expect(server.pid(), "master", &master);
         server.stop();
     }
+}
+
+#[test]
+fn a_helper_has_its_own_socket_and_nothing_of_the_workers() {
+    let server = Server::of(example("counter")).workers(2).start();
+    let helper = kinds(&[
+        ("null", 1),
+        ("pipe", 2),
+        ("children.lock", 1),
+        ("memfd:scoreboard", 1),
+        ("eventpoll", 2),
+        ("eventfd", 1),
+        ("listening counter.sock", 1),
+        // To the master, and a copy of it for notes, to the log, and for the signals.
+        ("unix", 2 + 1 + 3),
+        // From the workers.
+        ("counter.sock", 2),
+    ]);
+    let worker = kinds(&[
+        ("null", 1),
+        ("pipe", 2),
+        ("children.lock", 1),
+        ("memfd:scoreboard", 1),
+        ("eventpoll", 2),
+        ("eventfd", 1),
+        ("listening tcp", 1),
+        // To the master, to the log, to the helper, and for the signals.
+        ("unix", 1 + 1 + 1 + 3),
+    ]);
+    expect(server.helper("counter"), "helper counter", &helper);
+    for pid in server.workers() {
+        expect(pid, "worker", &worker);
+    }
+    server.signal(server.helper("counter"), SIGKILL);
+    server.wait_until("a new helper", |status| {
+        let mut helpers = status["helpers"].as_array().into_iter().flatten();
+        status["state"] == "serving" && helpers.any(|helper| helper["name"] == "counter" && helper["restarts"] == 1)
+    });
+    expect(server.helper("counter"), "helper counter", &helper);
+    for pid in server.workers() {
+        expect(pid, "worker", &worker);
+    }
+    server.stop();
 }
 
 #[test]

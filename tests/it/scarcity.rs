@@ -87,7 +87,7 @@ fn descriptors(pid: u32) -> Vec<u64> {
 
 #[test]
 fn without_processes_the_start_fails_and_says_for_whom() {
-    for (processes, who) in [(1, "helper log"), (2, "zygote generation 1"), (3, "worker 0 generation 1")] {
+    for (processes, who) in [(1, "helper log"), (2, "zygote generation 1"), (3, "helper simulator generation 1")] {
         let Some((builder, _scratch)) = by_a_user_of_its_own(env!("CARGO_BIN_EXE_forebay").into(), processes) else {
             return;
         };

@@ -79,9 +79,10 @@ fn a_request_sent_while_stopping_on_a_kept_connection_is_answered_and_is_the_las
     let server = gateway().workers(1).start();
     let mut stream = std::net::TcpStream::connect(server.address()).expect("connect");
     let mut ask = || {
-        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n").expect("send");
+        stream.write_all(b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 1\r\n\r\nx").expect("send");
         let mut answer = Vec::new();
-        while !answer.ends_with(b"}") {
+        // 202 has no body.
+        while !answer.ends_with(b"\r\n\r\n") {
             let mut byte = [0];
             assert_eq!(stream.read(&mut byte).expect("an answer"), 1, "it was closed instead");
             answer.push(byte[0]);
@@ -107,4 +108,19 @@ fn root_makes_nothing_below_a_directory_that_others_can_write() {
         assert!(server.log().contains("others may write"), "{}", server.log());
         assert!(!open.join("run").exists());
     }
+}
+
+#[test]
+fn an_event_stream_ends_when_its_worker_does_and_nobody_waits_for_the_limit() {
+    let mut server = gateway().workers(1).start();
+    let mut stream = std::net::TcpStream::connect(server.address()).expect("connect");
+    stream.write_all(b"GET /events HTTP/1.1\r\nHost: forebay\r\n\r\n").expect("write");
+    let mut first = [0; 1024];
+    assert!(stream.read(&mut first).expect("an answer") > 0);
+    server.signal(server.pid(), nix::libc::SIGTERM);
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).expect("an orderly end");
+    assert!(rest.ends_with(b"0\r\n\r\n"), "the last chunk: {:?}", String::from_utf8_lossy(&rest));
+    assert!(server.wait().success());
+    assert!(!server.log().contains("are cut"), "it ended by itself");
 }
