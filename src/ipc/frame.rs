@@ -96,11 +96,15 @@ pub(crate) fn take<T: DeserializeOwned>(rest: &mut &[u8]) -> Result<T, FrameErro
 /// Appends one value of an application, without a frame around it, unless a peer would refuse it.
 pub(crate) fn append<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), FrameError> {
     let start = out.len();
-    let written = write(value, out).and_then(|()| take::<IgnoredAny>(&mut &out[start..]));
+    let mut written = write(value, out);
+    // Each level takes a byte at least: what is short is not deep.
+    if written.is_ok() && out.len() - start > DEPTH_MAX {
+        written = take::<IgnoredAny>(&mut &out[start..]).map(drop);
+    }
     if written.is_err() {
         out.truncate(start);
     }
-    written.map(drop)
+    written
 }
 
 fn write<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), FrameError> {
