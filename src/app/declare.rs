@@ -65,7 +65,6 @@ pub(crate) struct Neighbours {
 /// What a helper's process gives it.
 pub(crate) struct Birthplace {
     pub(crate) declaration: Declaration,
-    pub(crate) configuration: Configuration,
     pub(crate) neighbours: &'static Neighbours,
     pub(crate) state_dir: PathBuf,
     pub(crate) publish: Rc<dyn Publish>,

@@ -7,9 +7,7 @@ use crate::app::declare::Declaration;
 use crate::contract::ids::HelperName;
 use crate::contract::orders::HelperOffer;
 use crate::error::Result;
-
-/// Sections of the configuration file that are the master's.
-const MASTERS: [&str; 3] = ["timeouts", "restart", "log"];
+use crate::settings::SECTIONS;
 
 /// The helpers of a generation.
 pub(super) struct Company {
@@ -33,9 +31,8 @@ impl Company {
                 return Err(format!("the helper {} asks for {unknown}, which nobody declared", helper.name).into());
             }
         }
-        let (mut wanted, unwanted): (Vec<Declaration>, Vec<Declaration>) =
+        let (wanted, unwanted): (Vec<Declaration>, Vec<Declaration>) =
             in_order(declared)?.into_iter().partition(|helper| wanted(helper));
-        wanted.shrink_to_fit();
         Ok(Self { wanted, unwanted: unwanted.iter().map(|helper| helper.name).collect() })
     }
 
@@ -56,8 +53,8 @@ impl Company {
 /// Looks whether every helper's section is what it takes, and no section is nobody's.
 pub(super) fn check(declared: &[Declaration], configuration: &Configuration) -> Result<()> {
     let names: Vec<&str> = declared.iter().map(|helper| helper.name).collect();
-    if let Some(unknown) = configuration.unknown(&MASTERS, &names).next() {
-        let known = [&MASTERS[..], &["app"], &names].concat().join(", ");
+    if let Some(unknown) = configuration.unknown(SECTIONS, &names).next() {
+        let known = [SECTIONS, &["app"], &names].concat().join(", ");
         return Err(format!("{}: [{unknown}] is no section; there are: {known}", configuration.file()).into());
     }
     declared.iter().try_for_each(|helper| (helper.check)(configuration, helper.name))

@@ -8,7 +8,7 @@ use tokio::net::UnixStream;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::contract::orders::{ChildOrder, ChildReport, NOTE_LEN_MAX};
-use crate::error::Result;
+use crate::error::{Chain, Result};
 use crate::ipc::channel;
 
 pub(super) struct Master {
@@ -50,6 +50,11 @@ impl Master {
         if let Err(error) = channel::send(&self.control, report) {
             log::warn!("cannot report to the master: {error}");
         }
+    }
+
+    /// Tells the master why this process cannot do its work.
+    pub(super) fn refuse(&self, error: &(dyn std::error::Error + 'static)) {
+        self.report(&ChildReport::Refused { reason: Chain(error).to_string() });
     }
 
     /// Waits for the word to begin; `None`: it is to end instead.

@@ -7,6 +7,8 @@ use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
 
+use crate::error::Result;
+
 pin_project! {
     /// The panic hook has logged the panic that is turned into an error here.
     pub(super) struct Caught<F> {
@@ -18,6 +20,12 @@ pin_project! {
 /// It panicked.
 #[derive(Debug)]
 pub(super) struct Panicked;
+
+/// Runs code of the application under the name it has there; its panic is its error.
+pub(super) async fn named<T>(what: &str, future: impl Future<Output = Result<T>>) -> Result<T> {
+    let panicked = |_| Err(format!("{what} panicked: its message is in the log").into());
+    Caught::new(future).await.unwrap_or_else(panicked)
+}
 
 impl<F: Future> Caught<F> {
     pub(super) fn new(future: F) -> Self {

@@ -30,17 +30,9 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn connect(run_dir: &Path) -> Result<Self, Error> {
         let path = run_dir.join(SOCKET);
-        let stream = path.as_path().to_fs_name::<GenericFilePath>().and_then(Stream::connect).map_err(|error| {
-            let place = run_dir.display();
-            match error.kind() {
-                ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
-                    Error::new(Exit::NotRunning, format!("not running: nobody answers in the run directory {place}"))
-                }
-                ErrorKind::PermissionDenied => {
-                    Error::because(Exit::NoPermission, format!("cannot talk to the daemon in {place}"), error)
-                }
-                _ => Error::because(Exit::Refused, format!("cannot talk to the daemon in {place}"), error),
-            }
+        let place = run_dir.display();
+        let stream = dial(&path, &format!("the daemon in {place}"))?.ok_or_else(|| {
+            Error::new(Exit::NotRunning, format!("not running: nobody answers in the run directory {place}"))
         })?;
         let limited =
             stream.set_recv_timeout(Some(ANSWER_LIMIT)).and_then(|()| stream.set_send_timeout(Some(ANSWER_LIMIT)));
@@ -92,6 +84,21 @@ impl Client {
             Err(Error::new(Exit::Failed, "the daemon has stopped, but its process does not end"))
         }
     }
+}
+
+/// Connects to `whom`. `None`: nobody listens there.
+pub(super) fn dial(path: &Path, whom: &str) -> Result<Option<Stream>, Error> {
+    match path.to_fs_name::<GenericFilePath>().and_then(Stream::connect) {
+        Ok(stream) => Ok(Some(stream)),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => Ok(None),
+        Err(error) => Err(cannot_talk(whom, error)),
+    }
+}
+
+pub(super) fn cannot_talk(whom: &str, error: io::Error) -> Error {
+    let is_denied = error.kind() == ErrorKind::PermissionDenied;
+    let exit = if is_denied { Exit::NoPermission } else { Exit::Refused };
+    Error::because(exit, format!("cannot talk to {whom}"), error)
 }
 
 fn cannot_wait(error: io::Error) -> Error {

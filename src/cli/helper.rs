@@ -4,28 +4,27 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use interprocess::local_socket::Stream;
 use interprocess::local_socket::traits::{Stream as _, StreamCommon};
-use interprocess::local_socket::{GenericFilePath, Stream, ToFsName};
 use nix::unistd::geteuid;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::client::{cannot_talk, dial};
 use crate::contract::ids::HelperName;
-use crate::contract::scoreboard::monotonic_ms;
+use crate::contract::scoreboard::monotonic_ms_in;
 use crate::error::{Error, Exit};
 use crate::ipc::callee::TOPIC;
 use crate::ipc::caller::{Caller, Told};
 use crate::ipc::frame::{self, FrameError};
 use crate::ipc::message::{self, Terms};
+use crate::ipc::peer;
 
 /// Updates that a helper may send ahead of what is printed.
 const WINDOW: u32 = 256;
 
 /// The id of the one request, and of the one subscription, of a connection.
 const ID: u32 = 1;
-
-/// From a helper's end to the next attempt to reach its successor.
-const AGAIN: Duration = Duration::from_millis(50);
 
 /// What `call` reads.
 #[derive(Deserialize)]
@@ -76,20 +75,11 @@ impl Line {
     /// Connects. `None`: nobody listens for a helper of this name.
     pub(super) fn connect(run_dir: &Path, name: HelperName, program: &str) -> Result<Option<Self>, Error> {
         let path = run_dir.join("ipc").join(format!("{name}.sock"));
-        let cannot = |error| Error::because(Exit::Refused, format!("cannot talk to the helper {name}"), error);
-        let stream = match path.as_path().to_fs_name::<GenericFilePath>().and_then(Stream::connect) {
-            Ok(stream) => stream,
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
-                return Ok(None);
-            }
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                return Err(Error::because(Exit::NoPermission, format!("cannot talk to the helper {name}"), error));
-            }
-            Err(error) => return Err(cannot(error)),
-        };
+        let whom = format!("the helper {name}");
+        let Some(stream) = dial(&path, &whom)? else { return Ok(None) };
         // It names who called listen: the master, which is root or the daemon's user.
-        let uid = stream.peer_creds().map_err(cannot)?.euid();
-        if uid.is_some_and(|uid| uid != 0 && uid != geteuid().as_raw()) && !geteuid().is_root() {
+        let uid = stream.peer_creds().map_err(|error| cannot_talk(&whom, error))?.euid();
+        if uid.is_some_and(|uid| !peer::is_ours(uid)) && !geteuid().is_root() {
             let what = format!("cannot trust the helper {name}: its socket belongs to uid {}", uid.unwrap_or(0));
             return Err(Error::new(Exit::NoPermission, what));
         }
@@ -100,7 +90,7 @@ impl Line {
     /// Asks, and waits for the answer: the result, or the error as it came.
     pub(super) fn call(&mut self, call: &Call, limit: Duration) -> Result<Result<Value, Value>, Error> {
         let deadline = Instant::now() + limit;
-        let deadline_ms = monotonic_ms().saturating_add(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+        let deadline_ms = monotonic_ms_in(limit);
         loop {
             match self.hear(Some(deadline))? {
                 None => return Err(self.lost()),
@@ -196,12 +186,6 @@ impl Line {
     fn not_understood(&self, error: FrameError) -> Error {
         Error::because(Exit::Bug, format!("cannot understand the helper {}", self.name), error)
     }
-}
-
-/// How long to wait before a helper that has ended is looked for again.
-pub(super) fn wait_for_a_successor() {
-    // No descriptor tells of it: a poll of none is a wait.
-    let _ = nix::poll::poll(&mut [], u16::try_from(AGAIN.as_millis()).unwrap_or(u16::MAX));
 }
 
 fn heard(told: Told<'_>) -> Result<Heard, FrameError> {

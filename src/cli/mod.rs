@@ -117,7 +117,7 @@ pub(crate) fn events(program: &str, whom: &Whom, helper: &str, count: Option<u64
         if done {
             return Ok(());
         }
-        helper::wait_for_a_successor();
+        std::thread::sleep(LOOK_AGAIN);
     }
 }
 

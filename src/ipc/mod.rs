@@ -9,3 +9,4 @@ pub(crate) mod channel;
 pub(crate) mod envelope;
 pub(crate) mod frame;
 pub(crate) mod message;
+pub(crate) mod peer;

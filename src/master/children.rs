@@ -20,6 +20,7 @@ use crate::contract::ids::{Birth, Role};
 use crate::contract::orders::{NOTE_LEN_MAX, ORDER_LEN_MAX};
 use crate::error::Exit;
 use crate::ipc::frame::{self, Decoder};
+use crate::ipc::peer::is_end;
 use crate::sys::passing;
 
 /// Children's tokens have this bit, so that they differ from all others.
@@ -248,11 +249,6 @@ impl Process {
             }
         }
     }
-}
-
-/// Whether the other side has closed the socket: before it read everything, for a reset.
-fn is_end(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
 /// Where output of a post's occupants goes; both ends outlive them.

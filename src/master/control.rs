@@ -5,18 +5,16 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use nix::unistd::geteuid;
 
 use super::spare::Spare;
 use crate::contract::control::CONTROL_LEN_MAX;
 use crate::ipc::frame::Decoder;
+use crate::ipc::peer;
 
 /// Connections at once; the oldest makes room for a new one.
 const PEERS_MAX: usize = 64;
@@ -108,9 +106,7 @@ impl ControlServer {
     }
 
     fn admit(&mut self, mut stream: UnixStream, registry: &Registry, now: Instant) {
-        let allowed = getsockopt(&stream.as_fd(), PeerCredentials)
-            .is_ok_and(|peer| peer.uid() == 0 || peer.uid() == geteuid().as_raw());
-        if !allowed {
+        if !peer::uid(&stream).is_ok_and(peer::is_ours) {
             return log::warn!(target: "forebay", "control socket: a user who may not was turned away");
         }
         if self.peers.len() >= PEERS_MAX && !self.close_the_oldest() {

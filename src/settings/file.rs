@@ -22,6 +22,9 @@ const SECONDS_MAX: f64 = 366.0 * 86_400.0;
 /// The keys of [`Document`]: what has such a name is the master's, whatever it is.
 const KEYS: [&str; 6] = ["listen", "workers", "run_dir", "timeouts", "restart", "log"];
 
+/// Those of them that are tables.
+pub(crate) const SECTIONS: &[&str] = KEYS.split_at(3).1;
+
 /// The file as it is written. What is not there stays as it was.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub(crate) use address::Address;
+pub(crate) use file::SECTIONS;
 pub(crate) use place::default_run_dir;
 
 use crate::contract::ids::WORKERS_MAX;

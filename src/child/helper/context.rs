@@ -36,7 +36,7 @@ impl<H> Clone for Context<H> {
 
 impl<H: Helper> Context<H> {
     pub(super) fn new(place: Birthplace) -> Self {
-        let Birthplace { declaration, neighbours, state_dir, publish, note, configuration: _ } = place;
+        let Birthplace { declaration, neighbours, state_dir, publish, note } = place;
         let noted = RefCell::default();
         Self { inner: Rc::new(Inner { declaration, neighbours, state_dir, publish, note, noted }), helper: PhantomData }
     }

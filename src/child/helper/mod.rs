@@ -25,12 +25,12 @@ pub use self::methods::Methods;
 use self::server::Server;
 pub use self::traits::{Handle, Helper, Request};
 use super::master::{Ending, Master};
-use super::panics::Caught;
+use super::panics;
 use super::zygote::Loaded;
 use crate::app::declare::{App, Birthplace, Declaration, LocalFuture, Singleton, Unanswerable, Worker};
 use crate::contract::ids::{Generation, HelperName, Role};
 use crate::contract::orders::{Begin, ChildReport};
-use crate::error::{Chain, Result};
+use crate::error::Result;
 use crate::ipc::frame;
 
 /// How much longer than the workers a helper without master may last.
@@ -67,7 +67,7 @@ impl Worker {
 }
 
 async fn start<H: Helper>(place: Birthplace) -> Result<Rc<dyn Singleton>> {
-    let config = place.configuration.section(place.declaration.name)?;
+    let config = place.neighbours.configuration.section(place.declaration.name)?;
     let helper = Rc::new(H::start(config, Context::new(place)).await?);
     Ok(Rc::new(Running { helper, methods: Methods::of() }))
 }
@@ -108,20 +108,13 @@ pub(super) async fn live(
     let bus = Rc::new(Bus::new());
     let place = Birthplace {
         declaration,
-        configuration: loaded.configuration.clone(),
         neighbours,
         state_dir: begin.state_dir,
         publish: bus.clone(),
         note: Box::new(master.noter()?),
     };
-    let started = Caught::new((declaration.start)(place)).await;
-    let singleton = match started.unwrap_or_else(|_| Err("start panicked: its message is in the log".into())) {
-        Ok(singleton) => singleton,
-        Err(error) => {
-            master.report(&ChildReport::Refused { reason: Chain(&*error).to_string() });
-            return Err(error);
-        }
-    };
+    let started = panics::named("start", (declaration.start)(place)).await;
+    let singleton = started.inspect_err(|error| master.refuse(&**error))?;
     let listener = tokio::net::UnixListener::from_std(UnixListener::from(listener))?;
     let version = declaration.version.unwrap_or(loaded.version).to_owned();
     let server = Server::new(listener, singleton.clone(), bus, Role::Helper(name, generation).to_string(), version);
@@ -153,9 +146,8 @@ async fn serve(server: Server, singleton: Rc<dyn Singleton>, master: &mut Master
 
 /// Runs the upstream; returns only its failure.
 async fn run(singleton: Rc<dyn Singleton>) -> crate::error::BoxError {
-    match Caught::new(singleton.run()).await {
-        Ok(Ok(())) => std::future::pending().await,
-        Ok(Err(error)) => error,
-        Err(_) => "run panicked: its message is in the log".into(),
+    match panics::named("run", singleton.run()).await {
+        Ok(()) => std::future::pending().await,
+        Err(error) => error,
     }
 }

@@ -4,7 +4,6 @@ use std::io::{self, ErrorKind};
 use std::rc::Rc;
 use std::time::Duration;
 
-use nix::unistd::geteuid;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
@@ -12,6 +11,7 @@ use super::bus::Bus;
 use super::connection::{self, Connection};
 use crate::app::declare::Singleton;
 use crate::child::life::record;
+use crate::ipc::peer;
 
 /// Connections at once. More wait in the socket's queue.
 const CONNECTIONS_MAX: usize = 4096;
@@ -73,8 +73,8 @@ impl Server {
     }
 
     fn admit(&self, stream: UnixStream) {
-        let uid = stream.peer_cred().map(|peer| peer.uid());
-        if !uid.as_ref().is_ok_and(|&uid| uid == 0 || uid == geteuid().as_raw()) {
+        let uid = peer::uid(&stream);
+        if !uid.as_ref().is_ok_and(|&uid| peer::is_ours(uid)) {
             return log::warn!("a process of another user (uid {uid:?}) was turned away");
         }
         let (desk, connection) = (self.desk.clone(), Rc::new(Connection::default()));

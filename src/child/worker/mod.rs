@@ -15,12 +15,12 @@ use std::time::Duration;
 use self::drain::Drain;
 use super::life::record;
 use super::master::Master;
-use super::panics::Caught;
+use super::panics;
 use super::zygote::Loaded;
-use crate::app::declare::{HttpFn, Replica, Worker};
+use crate::app::declare::{Replica, Worker};
 use crate::contract::ids::{Generation, Slot};
 use crate::contract::orders::{Begin, ChildReport};
-use crate::error::{Chain, Result};
+use crate::error::Result;
 
 /// One replica's whole life.
 pub(super) async fn live(
@@ -40,13 +40,8 @@ pub(super) async fn live(
     }));
     let (slot, generation, preloaded) = (slot.0, generation.0, loaded.preloaded);
     let worker = Worker { slot, generation, preloaded, neighbours, draining };
-    let replica = match start(loaded.http, worker).await {
-        Ok(replica) => replica,
-        Err(error) => {
-            master.report(&ChildReport::Refused { reason: Chain(&*error).to_string() });
-            return Err(error);
-        }
-    };
+    let started = panics::named("http", (loaded.http)(worker)).await;
+    let replica = started.inspect_err(|error| master.refuse(&**error))?;
     master.report(&ChildReport::Ready);
     if master.says_accept().await?.is_some() {
         let replica: Rc<dyn Replica> = Rc::from(replica);
@@ -59,9 +54,4 @@ pub(super) async fn live(
     drain.begin();
     drain.finish().await;
     Ok(())
-}
-
-/// Runs the application's closure; its panic is its error.
-async fn start(http: HttpFn, worker: Worker) -> Result<Box<dyn Replica>> {
-    Caught::new(http(worker)).await.unwrap_or_else(|_| Err("http panicked: its message is in the log".into()))
 }

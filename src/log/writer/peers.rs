@@ -3,17 +3,15 @@
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read};
 use std::ops::ControlFlow;
-use std::os::fd::AsFd;
 
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use nix::unistd::geteuid;
 
 use super::FIRST;
 use super::console::Console;
 use crate::ipc::frame::Decoder;
 use crate::ipc::message::{self, LogRecord, ToLog};
+use crate::ipc::peer;
 use crate::log::logger::MESSAGE_LEN_MAX;
 
 /// The longest frame: a message of the longest kind with all that stands beside it.
@@ -70,9 +68,7 @@ impl Peers {
                 return;
             }
             let Ok((mut stream, _)) = self.listener.accept() else { return };
-            let allowed = getsockopt(&stream.as_fd(), PeerCredentials)
-                .is_ok_and(|peer| peer.uid() == 0 || peer.uid() == geteuid().as_raw());
-            if !allowed {
+            if !peer::uid(&stream).is_ok_and(peer::is_ours) {
                 continue;
             }
             let number = self.next;

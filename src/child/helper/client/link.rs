@@ -2,14 +2,12 @@
 //! wakes whom an answer is for.
 
 use std::future::Future;
-use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use nix::unistd::geteuid;
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
@@ -18,10 +16,10 @@ use tokio::sync::Notify;
 use super::calls::{Calls, Outcome};
 use super::error::CallError;
 use super::subscription::Topics;
-use crate::contract::scoreboard::monotonic_ms;
+use crate::contract::scoreboard::{monotonic_ms, monotonic_ms_in};
 use crate::ipc::caller::{Caller, Told};
 use crate::ipc::frame::FrameError;
-use crate::ipc::message;
+use crate::ipc::{message, peer};
 
 /// From one attempt to connect to the next.
 const RETRY_MIN: Duration = Duration::from_millis(10);
@@ -122,7 +120,7 @@ impl Link {
         is_idempotent: bool,
         within: Duration,
     ) -> Result<Pending<'_>, CallError<E>> {
-        let deadline_ms = monotonic_ms().saturating_add(u64::try_from(within.as_millis()).unwrap_or(u64::MAX));
+        let deadline_ms = monotonic_ms_in(within);
         let mut guard = self.lock();
         let state = &mut *guard;
         let id = state.calls.begin(is_idempotent, deadline_ms).ok_or(CallError::Overloaded)?;
@@ -292,9 +290,7 @@ async fn carry(link: Arc<Link>, path: PathBuf, caller: String) {
                 match conversation.await {
                     Ok(()) => patience = RETRY_MIN,
                     // A helper that was killed with something unread: its successor is not to blame.
-                    Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
-                        patience = RETRY_MIN;
-                    }
+                    Err(error) if peer::is_end(&error) => patience = RETRY_MIN,
                     Err(error) => log::warn!("the connection to {} has ended: {error}", link.name),
                 }
             }
@@ -315,8 +311,8 @@ async fn carry(link: Arc<Link>, path: PathBuf, caller: String) {
 /// Connects, and looks who listens: the master bound the socket, as root or as this process's user.
 async fn connect(path: &PathBuf) -> std::io::Result<UnixStream> {
     let stream = UnixStream::connect(path).await?;
-    let uid = stream.peer_cred()?.uid();
-    if uid != 0 && uid != geteuid().as_raw() {
+    let uid = peer::uid(&stream)?;
+    if !peer::is_ours(uid) {
         return Err(std::io::Error::other(format!("its socket belongs to uid {uid}")));
     }
     Ok(stream)
