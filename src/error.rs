@@ -3,6 +3,8 @@
 //! `Display` says operation and subject, `source()` the cause; whoever prints an error prints
 //! the chain. Applications return [`BoxError`], so that `?` works on anything.
 
+pub(crate) mod mistakes;
+
 use std::error::Error as StdError;
 use std::fmt;
 use std::io::{self, ErrorKind};

@@ -30,6 +30,7 @@ mod app;
 mod child;
 mod cli;
 mod contract;
+mod daemon;
 mod error;
 mod ipc;
 mod log;
@@ -39,7 +40,7 @@ mod sys;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use app::{App, Configuration, Preload, Worker};
+pub use app::{App, Configuration, Preload, SecretFile, Worker};
 pub use child::helper::{CallError, Client, Context, Handle, Helper, Methods, Request, Subscription, Update};
 pub use error::{BoxError, Result};
 

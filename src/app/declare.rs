@@ -23,8 +23,8 @@ pub(crate) type HttpFn = Box<dyn FnOnce(Worker) -> Pin<Box<dyn Future<Output = R
 
 /// One replica's service, as the worker's loop uses it.
 pub(crate) trait Replica {
-    /// Serves a connection until it ends; once `drain` resolves it ends as soon as it may.
-    fn serve(&self, stream: Stream, peer: SocketAddr, drain: BoxFuture<()>) -> BoxFuture<()>;
+    /// Serves a connection until it ends (`peer`: none on a Unix socket); once `drain` resolves it ends as soon as it may.
+    fn serve(&self, stream: Stream, peer: Option<SocketAddr>, drain: BoxFuture<()>) -> BoxFuture<()>;
 }
 
 /// A future of a process with one thread.
@@ -116,6 +116,9 @@ pub(crate) type Stream = Box<dyn Duplex>;
 pub struct App {
     pub(crate) name: &'static str,
     pub(crate) version: &'static str,
+    /// Whether the section `[app]` is what it should be.
+    pub(crate) check: Option<fn(&Configuration) -> Result<()>>,
+    pub(crate) example: Option<&'static str>,
     pub(crate) preload: Option<PreloadFn>,
     pub(crate) helpers: Vec<Declaration>,
     pub(crate) http: Option<HttpFn>,
@@ -127,7 +130,8 @@ impl App {
     /// The name appears in process titles, in the log, and as the default of paths: `/run/NAME`,
     /// `/etc/NAME.toml`.
     pub fn new(name: &'static str) -> Self {
-        Self { name, version: env!("CARGO_PKG_VERSION"), preload: None, helpers: Vec::new(), http: None }
+        let version = env!("CARGO_PKG_VERSION");
+        Self { name, version, check: None, example: None, preload: None, helpers: Vec::new(), http: None }
     }
 
     /// The application's version, for `--version` and `status`; forebay's own if never said.
@@ -137,6 +141,34 @@ impl App {
     /// ```
     pub fn version(mut self, version: &'static str) -> Self {
         self.version = version;
+        self
+    }
+
+    /// Says what the section `[app]` of the configuration file is: every start, and the command
+    /// `check`, read it as this before anything else runs. [`Worker::config`] gives it to a replica.
+    ///
+    /// ```
+    /// #[derive(serde::Deserialize)]
+    /// #[serde(deny_unknown_fields)]
+    /// struct Settings {
+    ///     database: String,
+    /// }
+    ///
+    /// let app = forebay::App::new("shop").config::<Settings>();
+    /// ```
+    pub fn config<T: serde::de::DeserializeOwned + 'static>(mut self) -> Self {
+        self.check = Some(|configuration| configuration.section::<T>("app").map(drop));
+        self
+    }
+
+    /// The application's part of what the command `config` prints: its sections, as TOML with
+    /// comments.
+    ///
+    /// ```
+    /// let app = forebay::App::new("shop").config_example("[app]\n# Where the goods are.\n#database = \"…\"");
+    /// ```
+    pub fn config_example(mut self, text: &'static str) -> Self {
+        self.example = Some(text);
         self
     }
 

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use crate::app::configuration::Configuration;
-use crate::app::declare::Declaration;
+use crate::app::declare::{App, Declaration};
 use crate::contract::ids::HelperName;
 use crate::contract::orders::HelperOffer;
 use crate::error::Result;
-use crate::settings::SECTIONS;
+use crate::error::mistakes::unknown;
+use crate::settings::sections;
 
 /// The helpers of a generation.
 pub(super) struct Company {
@@ -50,14 +51,20 @@ impl Company {
     }
 }
 
-/// Looks whether every helper's section is what it takes, and no section is nobody's.
-pub(super) fn check(declared: &[Declaration], configuration: &Configuration) -> Result<()> {
-    let names: Vec<&str> = declared.iter().map(|helper| helper.name).collect();
-    if let Some(unknown) = configuration.unknown(SECTIONS, &names).next() {
-        let known = [SECTIONS, &["app"], &names].concat().join(", ");
-        return Err(format!("{}: [{unknown}] is no section; there are: {known}", configuration.file()).into());
+/// Looks whether every section is what its owner takes, and none is nobody's. The error has a line
+/// for each mistake.
+pub(super) fn check(app: &App, configuration: &Configuration) -> Result<()> {
+    let names: Vec<&str> = app.helpers.iter().map(|helper| helper.name).collect();
+    let masters: Vec<&str> = sections().collect();
+    let mut mistakes: Vec<String> = Vec::new();
+    for (place, name) in configuration.unknown(&masters, &names) {
+        let known = masters.iter().copied().chain(["app"]).chain(names.iter().copied());
+        mistakes.push(format!("{place}: {}", unknown("section", &name, known)));
     }
-    declared.iter().try_for_each(|helper| (helper.check)(configuration, helper.name))
+    let looked = app.helpers.iter().map(|helper| (helper.check)(configuration, helper.name));
+    let looked = looked.chain(app.check.map(|check| check(configuration)));
+    mistakes.extend(looked.filter_map(|looked| looked.err().map(|error| error.to_string())));
+    if mistakes.is_empty() { Ok(()) } else { Err(mistakes.join("\n").into()) }
 }
 
 /// Whoever is asked comes before those that ask; else in the order of declaration.

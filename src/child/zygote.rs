@@ -10,16 +10,18 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::company::{self, Company};
 use super::{boot, life};
 use crate::app::configuration::Configuration;
-use crate::app::declare::{App, Declaration, HttpFn, Neighbours, Preload, PreloadFn, Preloaded};
+use crate::app::declare::{App, HttpFn, Neighbours, Preload, PreloadFn, Preloaded};
+use crate::app::secret::Opened;
 use crate::contract::ids::{Generation, Role};
 use crate::contract::lock;
-use crate::contract::orders::{self, Begin, Manifest, ZygoteOrder, ZygoteReport};
-use crate::error::{Exit, Result};
+use crate::contract::orders::{self, Begin, GivenFile, Manifest, ZygoteOrder, ZygoteReport};
+use crate::error::{BoxError, Exit, Result};
 use crate::ipc::channel;
 use crate::log::logger;
 use crate::sys::process::{self, CONTROL, Forked};
@@ -44,27 +46,34 @@ fn serve(app: App) -> Result<Exit> {
     signals::leave_to_the_master(true)?;
     let control = UnixStream::from(descriptors::inherited(CONTROL)?);
     let name = app.name;
-    let Some((ZygoteOrder::Load { generation, filter, log_socket, config_path }, given)) = channel::receive(&control)?
-    else {
-        return Ok(Exit::Done);
+    let Some((order, given)) = channel::receive(&control)? else { return Ok(Exit::Done) };
+    let ZygoteOrder::Load { generation, filter, log_socket, config_path, files, only_configuration } = order else {
+        return Err("the first order is not to load".into());
     };
     let mut given = given.into_iter();
     let mut next = || given.next().ok_or("descriptors are missing in the order to load");
     let (lock_file, configuration) = (File::from(next()?), File::from(next()?));
+    let opened = opened(files, given)?;
     let role = Role::Zygote(generation);
     // It was executed by descriptor, whose number would be its name: `pkill NAME` shall find it.
     nix::sys::prctl::set_name(&CString::new(name)?)?;
     title::set(&format!("{name}: {role}"));
     lock::hold(&lock_file)?;
     signals::unblock_all()?;
-    logger::to_helper(&filter, &log_socket, role.to_string());
+    match log_socket {
+        Some(socket) => logger::to_helper(&filter, &socket, role.to_string()),
+        None => logger::to_console(&filter),
+    }
     // Before `preload`: a descriptor of the logger's own is none that `preload` left open.
     logger::connect();
     crate::log::log_panics();
-    let configuration = match configure(&app.helpers, configuration, config_path) {
+    let configuration = match configure(&app, configuration, config_path, opened) {
         Ok(configuration) => configuration,
         Err(error) => return refuse(&control, &*error, true),
     };
+    if only_configuration {
+        return refuse(&control, &*BoxError::from("nothing else was asked"), false);
+    }
     let loaded = match load(app, generation, configuration) {
         Ok(loaded) => loaded,
         Err(error) => return refuse(&control, &*error, false),
@@ -107,14 +116,26 @@ struct Zygote {
     _lock: File,
 }
 
+/// The files that came with the order, in its order.
+fn opened(files: Vec<GivenFile>, mut given: impl Iterator<Item = OwnedFd>) -> Result<Opened> {
+    let take = |GivenFile { path, refused }| match refused {
+        Some(why) => Ok((path, Err(why))),
+        None => match given.next() {
+            Some(descriptor) => Ok((path, Ok(Arc::new(File::from(descriptor))))),
+            None => Err("files are missing in the order to load".into()),
+        },
+    };
+    files.into_iter().map(take).collect()
+}
+
 /// Reads the file's bytes, which the master has read before, for the sections of the application.
-fn configure(declared: &[Declaration], mut bytes: File, path: Option<PathBuf>) -> Result<Configuration> {
+fn configure(app: &App, mut bytes: File, path: Option<PathBuf>, opened: Opened) -> Result<Configuration> {
     let mut text = String::new();
     bytes.seek(SeekFrom::Start(0))?;
     bytes.read_to_string(&mut text)?;
     let file = path.map_or_else(|| "the configuration".to_owned(), |path| path.display().to_string());
-    let configuration = Configuration::parse(&file, &text)?;
-    company::check(declared, &configuration)?;
+    let configuration = Configuration::parse(&file, &text, opened)?;
+    company::check(app, &configuration)?;
     Ok(configuration)
 }
 

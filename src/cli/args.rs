@@ -8,8 +8,9 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use super::Whom;
+use super::flags::Flags;
 use crate::error::Exit;
-use crate::settings::{Address, Overrides, worker_count};
+use crate::settings::{Overrides, worker_count};
 
 /// The longest time that a command may be told to wait, in seconds: a day.
 const WAIT_MAX: f64 = 86_400.0;
@@ -27,6 +28,15 @@ struct Line {
 enum Verb {
     /// Serve until told to stop (also when no command is given)
     Serve(Serve),
+    /// Load the configuration and the application, and say what is wrong with them
+    Check {
+        #[command(flatten)]
+        config: Config,
+        #[command(flatten)]
+        flags: Flags,
+    },
+    /// Print an example of the configuration file, with every key, its default and its meaning
+    Config,
     /// Show the running daemon, its workers and helpers
     Status {
         #[command(flatten)]
@@ -38,7 +48,7 @@ enum Verb {
     /// Change the number of workers
     Scale {
         /// How many workers there shall be
-        #[arg(value_parser = worker_count)]
+        #[arg(value_parser = workers)]
         workers: u16,
         #[command(flatten)]
         master: Master,
@@ -86,24 +96,33 @@ enum Verb {
 #[derive(Args, Debug)]
 struct Serve {
     #[command(flatten)]
-    master: Master,
-    /// Listen here instead of where the file says; may be repeated [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    listen: Vec<Address>,
-    /// Run so many workers instead of what the file says [default: one for each core]
-    #[arg(long, value_name = "N", value_parser = worker_count)]
-    workers: Option<u16>,
+    config: Config,
+    /// Go to the background, and return when the workers serve, or with the reason why not
+    #[arg(long)]
+    daemon: bool,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+#[derive(Args, Debug)]
+struct Config {
+    /// Read this configuration file [default: /etc/NAME.toml, if there is one]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
 struct Master {
-    /// Read this configuration file [default: /etc/NAME.toml, if there is one]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// The daemon's run directory [default: /run/NAME, $XDG_RUNTIME_DIR/NAME, or a private one
-    /// under the temporary directory]
+    #[command(flatten)]
+    config: Config,
+    /// The daemon's run directory [default: what the configuration says]
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
+}
+
+/// How many workers there shall be.
+fn workers(text: &str) -> Result<u16, String> {
+    worker_count(text.parse().unwrap_or(-1))
 }
 
 /// A time to wait, for people who wait.
@@ -122,7 +141,9 @@ pub(crate) struct Invocation {
 /// The commands.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Serve(Overrides),
+    Serve { flags: Overrides, daemon: bool },
+    Check(Overrides),
+    Config,
     Status { json: bool },
     Scale(u16),
     Restart { helper: String, timeout: Duration },
@@ -158,11 +179,13 @@ pub(crate) fn parse(
 
 impl From<Line> for Invocation {
     fn from(line: Line) -> Self {
+        let nobody = |config: Config| Master { config, run_dir: None };
         let (master, command) = match line.command.unwrap_or(Verb::Serve(line.serve)) {
-            Verb::Serve(Serve { master, listen, workers }) => {
-                let run_dir = master.run_dir.clone();
-                (master, Command::Serve(Overrides { listen, workers, run_dir }))
+            Verb::Serve(Serve { config, daemon, flags }) => {
+                (nobody(config), Command::Serve { flags: flags.into(), daemon })
             }
+            Verb::Check { config, flags } => (nobody(config), Command::Check(flags.into())),
+            Verb::Config => (nobody(Config { config: None }), Command::Config),
             Verb::Status { master, json } => (master, Command::Status { json }),
             Verb::Scale { workers, master } => (master, Command::Scale(workers)),
             Verb::Restart { helper, timeout, master } => (master, Command::Restart { helper, timeout }),
@@ -170,13 +193,14 @@ impl From<Line> for Invocation {
             Verb::Events { helper, count, master } => (master, Command::Events { helper, count }),
             Verb::Stop { master } => (master, Command::Stop),
         };
-        Self { whom: Whom { config: master.config, run_dir: master.run_dir }, command }
+        Self { whom: Whom { config: master.config.config, run_dir: master.run_dir }, command }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::Settings;
 
     fn parse_line(line: &str) -> Result<Invocation, Exit> {
         parse("thermostats", "1.2.3", line.split(' ').map(OsString::from))
@@ -186,7 +210,8 @@ mod tests {
     fn serve_is_what_no_command_means() {
         for line in ["thermostats --workers 3", "thermostats serve --workers 3"] {
             let invocation = parse_line(line).expect(line);
-            assert!(matches!(invocation.command, Command::Serve(Overrides { workers: Some(3), .. })), "{line}");
+            let Command::Serve { flags, daemon: false } = invocation.command else { panic!("{line}") };
+            assert_eq!(Settings::read(None, &flags).0.workers, 3);
         }
     }
 
@@ -197,6 +222,9 @@ mod tests {
             "thermostats scale 0",
             "thermostats --workers x",
             "thermostats --listen 80",
+            "thermostats --timeouts-hang 0",
+            "thermostats --user nobody-of-this-name",
+            "thermostats check --daemon",
             "thermostats restart",
             "thermostats restart nest --timeout -1",
         ] {

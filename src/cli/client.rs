@@ -50,7 +50,8 @@ impl Client {
         };
         let mut request = Vec::new();
         message::request(1, method, params, &mut request);
-        self.stream.write_all(&request).map_err(lost)?;
+        // A master that turns this user away has closed the connection and said why.
+        let written = self.stream.write_all(&request).map_err(lost);
         let mut buffer = [0; 4096];
         loop {
             if let Some(body) = self.decoder.next().map_err(not_ours)? {
@@ -58,7 +59,7 @@ impl Client {
                 return outcome.map_err(|refusal| Error::new(Exit::from_code(refusal.exit), refusal.reason));
             }
             match self.stream.read(&mut buffer).map_err(lost)? {
-                0 => return Err(lost(ErrorKind::UnexpectedEof.into())),
+                0 => return Err(written.err().unwrap_or_else(|| lost(ErrorKind::UnexpectedEof.into()))),
                 count => self.decoder.feed(&buffer[..count]),
             }
         }

@@ -2,6 +2,7 @@
 
 mod args;
 mod client;
+mod flags;
 mod helper;
 mod table;
 
@@ -15,8 +16,9 @@ use self::helper::{Call, Line};
 use crate::contract::control::{Nothing, RESTART, Restart, SCALE, STATUS, STOP, Scale};
 use crate::contract::ids::HelperName;
 use crate::contract::status::{HelperStatus, Status};
+use crate::error::mistakes::Mistakes;
 use crate::error::{Context, Error, Exit};
-use crate::settings::{Overrides, Settings, count_of_workers, default_run_dir, file_of};
+use crate::settings::{Overrides, Settings, count_of_workers, default_run_dir, example, file_of};
 
 /// How often a command that waits looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -149,18 +151,30 @@ pub(crate) fn stop(program: &str, whom: &Whom) -> Result<(), Error> {
     print(&format!("{program}: stopped\n"))
 }
 
+/// `config`: prints an example of the configuration file; `more` is the application's part.
+pub(crate) fn config(program: &str, more: Option<&str>) -> Result<(), Error> {
+    print(&example(program, more))
+}
+
+/// Where the daemon is. A mistake elsewhere in the configuration must not hide a running one.
 fn run_dir(program: &str, whom: &Whom) -> Result<PathBuf, Error> {
-    let overrides = Overrides { run_dir: whom.run_dir.clone(), ..Overrides::default() };
-    let named = match overrides.run_dir {
-        // What the command line says needs no file that may be unreadable for this user.
-        Some(run_dir) => Some(run_dir),
-        None => Settings::load(file_of(program, whom.config.as_deref())?.as_deref(), &overrides)?.run_dir,
-    };
-    Ok(named.unwrap_or_else(|| default_run_dir(program)))
+    // What the command line says needs no file that may be unreadable for this user.
+    if let Some(run_dir) = &whom.run_dir {
+        return Ok(run_dir.clone());
+    }
+    let mut mistakes = Mistakes::default();
+    let variables = Overrides::of_environment(program, &mut mistakes);
+    let (settings, more) = Settings::read(file_of(program, whom.config.clone()).as_deref(), &variables);
+    mistakes.append(more);
+    match settings.run_dir {
+        Some(run_dir) => Ok(run_dir),
+        None if whom.config.is_some() => mistakes.into_result().map(|()| default_run_dir(program)),
+        None => Ok(default_run_dir(program)),
+    }
 }
 
 /// Prints, unless nobody reads any more (`| head`).
-fn print(text: &str) -> Result<(), Error> {
+pub(crate) fn print(text: &str) -> Result<(), Error> {
     show(text).map(drop)
 }
 

@@ -17,6 +17,9 @@ pub(crate) const RESTART: &str = "restart";
 /// `stop`: answers when the stop has begun; the connection closes when the master is gone.
 pub(crate) const STOP: &str = "stop";
 
+/// The id of a refusal that answers no request: whoever has connected may not ask.
+pub(crate) const NO_REQUEST: u32 = 0;
+
 /// A number of workers.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Scale {

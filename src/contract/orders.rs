@@ -25,17 +25,35 @@ pub(crate) const ZYGOTE_VARIABLE: &str = "FOREBAY_ZYGOTE";
 /// Master to zygote.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ZygoteOrder {
-    /// Load the application. With it: the lock file of the children, the configuration.
+    /// Load the application. With it: the lock file of the children, the configuration, then the
+    /// files that could be opened.
     Load {
         generation: Generation,
         filter: String,
-        log_socket: PathBuf,
+        /// `None`: there is no log helper, standard error will do.
+        #[serde(default)]
+        log_socket: Option<PathBuf>,
         /// Where the configuration was read from, for messages only.
         #[serde(default)]
         config_path: Option<PathBuf>,
+        /// The files that the application's sections name.
+        #[serde(default)]
+        files: Vec<GivenFile>,
+        /// Nothing shall run: look at the configuration only.
+        #[serde(default)]
+        only_configuration: bool,
     },
     /// Fork a process. With it: the other end of the new child's socket pair.
     Fork { birth: Birth },
+}
+
+/// A file that a section of the application's names.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct GivenFile {
+    pub(crate) path: PathBuf,
+    /// Why it was not opened; `None`: its descriptor is there.
+    #[serde(default)]
+    pub(crate) refused: Option<String>,
 }
 
 /// Zygote to master.
@@ -127,6 +145,8 @@ pub(crate) enum ChildReport {
 pub(crate) enum LogOrder {
     /// Read lines from this stream and log them under this name. With it: the stream.
     Capture { name: String },
+    /// Write the console's lines there from now on. With it: the descriptor.
+    Console,
     /// Everyone else is gone: write what is left, exit.
     Finish,
 }

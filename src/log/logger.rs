@@ -86,11 +86,6 @@ pub(crate) fn close(limit_ms: u16) {
     *sink = Sink::Nowhere;
 }
 
-/// RUST_LOG if it is set, else what the settings say.
-pub(crate) fn filter_in_force(setting: &str) -> String {
-    std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty()).unwrap_or_else(|| setting.to_owned())
-}
-
 fn install(filter: &str, sink: Sink) {
     let filter = env_filter::Builder::new().parse(filter).build();
     log::set_max_level(filter.filter());

@@ -15,7 +15,7 @@ use crate::contract::lock;
 use crate::contract::orders::{Begin, ChildOrder, LogOrder, ZygoteOrder};
 use crate::log::{logger, writer};
 use crate::settings::count_of_workers;
-use crate::sys::{descriptors, process, signals, title};
+use crate::sys::{descriptors, privileges, process, signals, title};
 
 /// What the log helper waits beyond the workers' own limit when the master is gone.
 const ORPHANED_GRACE: Duration = Duration::from_secs(5);
@@ -50,9 +50,7 @@ impl Master {
             }
             Action::Report(line) => {
                 report::log(&line, &self.children);
-                if line == Report::Serving {
-                    self.announce();
-                }
+                self.follow(&line);
                 return None;
             }
             Action::Exit(outcome) => {
@@ -61,6 +59,46 @@ impl Master {
             }
         };
         result.err().map(|(birth, error)| Event::Broken(birth, format!("does not take orders ({error})")))
+    }
+
+    /// What else a report means to those outside.
+    fn follow(&mut self, report: &Report) {
+        match report {
+            Report::Serving => {
+                self.announce();
+                self.notifier.ready();
+                self.detach();
+            }
+            Report::Stopping { .. } => self.notifier.stopping(),
+            Report::Born(..)
+            | Report::Ready(..)
+            | Report::BirthFailed { .. }
+            | Report::Died { .. }
+            | Report::Ended { .. }
+            | Report::Ending { .. }
+            | Report::Restarting(..)
+            | Report::Unkillable(..)
+            | Report::Paused(_)
+            | Report::Scaled { .. } => {}
+        }
+        self.is_news = true;
+    }
+
+    /// Lets go of whoever waits for this moment, and of the terminal.
+    fn detach(&mut self) {
+        let Some(detach) = self.when_serving.take() else { return };
+        // Before the order: what was said until now is for the terminal.
+        logger::flush();
+        let shown = detach().and_then(|console| {
+            if let Some(log) = self.reader_of_outputs {
+                self.children.tell(log, &LogOrder::Console, &[console.as_fd()])?;
+            }
+            self.console = Some(console);
+            Ok(())
+        });
+        if let Err(error) = shown {
+            log::error!(target: "forebay", "cannot leave the terminal: {error}");
+        }
     }
 
     /// What the supervisor is told of a birth that this process tried itself.
@@ -92,12 +130,19 @@ impl Master {
         let run = || -> io::Result<()> {
             signals::forget_handlers()?;
             signals::leave_to_the_master(true)?;
+            title::wipe_the_environment();
             title::set(&format!("{}: {}", self.identity.name, Role::Log));
             let listener = self.log_listener.try_clone()?;
             let kept = [control.as_fd(), listener.as_fd(), self.scoreboard.fd(), self.children_lock.as_fd()];
             // Before its descriptor is closed: the master's own way to the last log helper.
-            logger::to_console(&self.filter);
+            logger::to_console(&self.settings.log_level);
+            if let Some(console) = &self.console {
+                descriptors::install(console.as_fd(), 2)?;
+            }
             descriptors::close_all_but(&kept);
+            if self.service.drops {
+                privileges::drop_to(self.service.uid, self.service.gid)?;
+            }
             lock::hold(&self.children_lock)?;
             signals::unblock_all()?;
             let heart = self.scoreboard.record(record);
@@ -139,10 +184,15 @@ impl Master {
         match (process.role, process.record) {
             (Role::Log, _) => self.hand_over_outputs(birth),
             (Role::Zygote(generation), _) => {
-                let (filter, log_socket) = (self.filter.clone(), self.run_dir.log_socket_path());
-                let config_path = self.settings.file.clone();
-                let given = [self.children_lock.as_fd(), self.load.configuration.as_fd()];
-                self.children.tell(birth, &ZygoteOrder::Load { generation, filter, log_socket, config_path }, &given)
+                let order = ZygoteOrder::Load {
+                    generation,
+                    filter: self.settings.log_level.clone(),
+                    log_socket: Some(self.run_dir.log_socket_path()),
+                    config_path: self.settings.file.clone(),
+                    files: self.load.files(),
+                    only_configuration: false,
+                };
+                self.children.tell(birth, &order, &self.load.given(&self.children_lock))
             }
             (role @ Role::Worker(slot, _), record) => {
                 let output = self.output_of(&format!("worker {}", slot.0))?;
@@ -168,7 +218,7 @@ impl Master {
             record: record.unwrap_or_default(),
             drain_ms: ms(self.settings.timeouts.drain),
             hang_ms: ms(self.settings.timeouts.hang),
-            filter: self.filter.clone(),
+            filter: self.settings.log_level.clone(),
             log_socket: self.run_dir.log_socket_path(),
             ipc_dir: self.run_dir.ipc_dir(),
             state_dir: self.run_dir.state_dir(),
@@ -199,7 +249,7 @@ impl Master {
     /// helper.
     fn output_of(&mut self, post: &str) -> io::Result<OwnedFd> {
         if !self.outputs.contains_key(post) {
-            let output = Output::new()?;
+            let output = Output::new(self.service)?;
             // One that has not begun is shown all of them then: a stream read twice is torn to pieces.
             if let Some(log) = self.reader_of_outputs {
                 self.show_output(log, post, &output)?;

@@ -13,7 +13,7 @@ use mio::{Interest, Registry, Token};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, fchown};
 use serde::Serialize;
 
 use crate::contract::ids::{Birth, Role};
@@ -21,6 +21,7 @@ use crate::contract::orders::{NOTE_LEN_MAX, ORDER_LEN_MAX};
 use crate::error::Exit;
 use crate::ipc::frame::{self, Decoder};
 use crate::ipc::peer::is_end;
+use crate::settings::Service;
 use crate::sys::passing;
 
 /// Children's tokens have this bit, so that they differ from all others.
@@ -258,8 +259,12 @@ pub(super) struct Output {
 }
 
 impl Output {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(super) fn new(service: Service) -> io::Result<Self> {
         let (reader, writer) = io::pipe()?;
+        if service.drops {
+            // So that what they start may open /dev/stderr.
+            fchown(&writer, Some(service.uid), Some(service.gid))?;
+        }
         Ok(Self { reader: reader.into(), writer: writer.into() })
     }
 }

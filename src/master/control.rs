@@ -12,9 +12,10 @@ use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
 
 use super::spare::Spare;
-use crate::contract::control::CONTROL_LEN_MAX;
+use crate::contract::control::{CONTROL_LEN_MAX, NO_REQUEST, Nothing, Refusal};
+use crate::error::Exit;
 use crate::ipc::frame::Decoder;
-use crate::ipc::peer;
+use crate::ipc::{message, peer};
 
 /// Connections at once; the oldest makes room for a new one.
 const PEERS_MAX: usize = 64;
@@ -33,6 +34,8 @@ const FIRST: usize = 16;
 
 pub(super) struct ControlServer {
     listener: mio::net::UnixListener,
+    /// Who may ask, besides root and this process's user.
+    allowed: Vec<u32>,
     peers: BTreeMap<usize, Peer>,
     next: usize,
     spare: Spare,
@@ -52,10 +55,15 @@ struct Peer {
 }
 
 impl ControlServer {
-    pub(super) fn new(listener: UnixListener, registry: &Registry, token: Token) -> io::Result<Self> {
+    pub(super) fn new(
+        listener: UnixListener,
+        allowed: Vec<u32>,
+        registry: &Registry,
+        token: Token,
+    ) -> io::Result<Self> {
         let mut listener = mio::net::UnixListener::from_std(listener);
         registry.register(&mut listener, token, Interest::READABLE)?;
-        Ok(Self { listener, peers: BTreeMap::new(), next: FIRST, spare: Spare::new()?, starved: false })
+        Ok(Self { listener, allowed, peers: BTreeMap::new(), next: FIRST, spare: Spare::new()?, starved: false })
     }
 
     /// Whether [`ControlServer::accept`] should be tried again without an event.
@@ -106,8 +114,10 @@ impl ControlServer {
     }
 
     fn admit(&mut self, mut stream: UnixStream, registry: &Registry, now: Instant) {
-        if !peer::uid(&stream).is_ok_and(peer::is_ours) {
-            return log::warn!(target: "forebay", "control socket: a user who may not was turned away");
+        match peer::uid(&stream) {
+            Ok(uid) if peer::is_ours(uid) || self.allowed.contains(&uid) => {}
+            Ok(uid) => return turn_away(stream, uid),
+            Err(error) => return log::warn!(target: "forebay", "control socket: who connects is unknown: {error}"),
         }
         if self.peers.len() >= PEERS_MAX && !self.close_the_oldest() {
             return;
@@ -165,6 +175,17 @@ impl ControlServer {
         self.peers.remove(&token.0);
         self.spare.refill();
     }
+}
+
+/// Says why before anything is asked: whoever floods the socket costs nobody a place.
+fn turn_away(mut stream: UnixStream, uid: u32) {
+    log::warn!(target: "forebay", "control socket: uid {uid}, who may not, was turned away");
+    let reason = format!("uid {uid} may not control this daemon: root, its own user and `control_uids` may");
+    let refusal = Refusal { exit: Exit::NoPermission as u8, reason };
+    let mut answer = Vec::new();
+    message::response(NO_REQUEST, &Err::<Nothing, _>(refusal), &mut answer);
+    // It fits the socket's buffer, or its reader is gone.
+    let _ = stream.write(&answer);
 }
 
 impl Peer {

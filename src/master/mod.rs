@@ -4,10 +4,13 @@
 //! supervisor; its [`Action`]s become system calls (`act.rs`). Nothing else decides.
 
 mod act;
+mod check;
 mod children;
 mod control;
 mod listeners;
+mod notify;
 mod offers;
+mod pid_file;
 mod program;
 mod report;
 mod requests;
@@ -21,18 +24,24 @@ mod survivors;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token};
+use nix::sys::stat::Mode;
 use signal_hook_mio::v1_0::Signals;
 
+pub(crate) use self::check::check;
 use self::children::{Children, Output, birth_of};
 use self::control::ControlServer;
 use self::listeners::Listeners;
+use self::notify::Notifier;
 use self::offers::{Offers, Refusal};
+use self::pid_file::PidFile;
 use self::program::Load;
+pub(crate) use self::program::path as program_path;
 use self::run_dir::RunDir;
 use self::signals::Wish;
 use self::supervisor::{Event, Fault, Outcome, Policy, Supervisor};
@@ -42,7 +51,7 @@ use crate::contract::scoreboard::{Scoreboard, monotonic_ms};
 use crate::error::{Context, Error, Exit};
 use crate::ipc::frame;
 use crate::log::logger;
-use crate::settings::{Settings, default_run_dir};
+use crate::settings::{Service, Settings, default_run_dir};
 
 const SIGNALS: Token = Token(0);
 const CONTROL: Token = Token(1);
@@ -63,9 +72,21 @@ pub(crate) struct Identity {
     pub(crate) version: &'static str,
 }
 
+/// How a master was started.
+pub(crate) struct Launch {
+    pub(crate) identity: Identity,
+    /// The path of the program, as it was started.
+    pub(crate) program: PathBuf,
+    /// Of the application's processes, where it is not the master's own.
+    pub(crate) umask: Option<Mode>,
+    /// What to do once when all serve; it gives the log's console from then on.
+    pub(crate) when_serving: Option<Box<dyn FnOnce() -> std::io::Result<OwnedFd>>>,
+}
+
 /// Runs until it is told to stop.
-pub(crate) fn serve(identity: Identity, settings: Settings) -> Result<(), Error> {
-    let mut master = Master::open(identity, settings)?;
+pub(crate) fn serve(launch: Launch, settings: Settings) -> Result<(), Error> {
+    let identity = launch.identity;
+    let mut master = Master::open(launch, settings)?;
     let outcome = master.run();
     master.listeners.shut();
     master.run_dir.leave(master.offers.names());
@@ -81,11 +102,17 @@ pub(crate) fn serve(identity: Identity, settings: Settings) -> Result<(), Error>
 struct Master {
     identity: Identity,
     settings: Settings,
-    /// The path of the program, as it was started.
+    service: Service,
     program: PathBuf,
-    /// RUST_LOG's syntax; what children send.
-    filter: String,
     run_dir: RunDir,
+    /// Removed with the master.
+    _pid_file: Option<PidFile>,
+    notifier: Notifier,
+    when_serving: Option<Box<dyn FnOnce() -> std::io::Result<OwnedFd>>>,
+    /// Whether something has happened that the service manager has not been told.
+    is_news: bool,
+    /// Where the log's console is, if it is not standard error.
+    console: Option<OwnedFd>,
     children_lock: File,
     log_listener: UnixListener,
     listeners: Listeners,
@@ -107,28 +134,27 @@ struct Master {
 
 impl Master {
     /// Takes possession of everything, in an order that harms nobody who runs already.
-    fn open(identity: Identity, settings: Settings) -> Result<Self, Error> {
-        let filter = logger::filter_in_force(&settings.log_level);
-        logger::to_console(&filter);
+    fn open(launch: Launch, settings: Settings) -> Result<Self, Error> {
+        let Launch { identity, program, umask, when_serving } = launch;
+        logger::to_console(&settings.log_level);
+        let service = settings.service().map_err(|why| Error::new(Exit::Config, why))?;
         let place = settings.run_dir.clone().unwrap_or_else(|| default_run_dir(identity.name));
-        // For processes that may change their directory, and for people in another one.
-        let place = std::path::absolute(&place).or_refused(|| format!("cannot find {}", place.display()))?;
-        let run_dir = RunDir::take(&place)?;
+        let run_dir = RunDir::take(&place, service, !settings.control_uids.is_empty())?;
+        let pid_file = settings.pid_file.as_deref().map(PidFile::take).transpose()?;
         let children_lock = run_dir.children_lock()?;
         survivors::end(&children_lock)?;
-        let listeners = Listeners::bind(&settings.listen)?;
+        let load = Load::open(&program, &settings, umask)?;
+        let listeners = Listeners::bind(&settings.listeners(), service)?;
         let log_listener = run_dir.log_socket()?;
         let control_listener = run_dir.control_socket()?;
-        let program = program::path()?;
-        let load = Load::open(&program, &settings.source)?;
         let scoreboard = Scoreboard::create(RECORDS).or_refused(|| "cannot make the scoreboard".to_owned())?;
         // What falls to the master as subreaper: a worker's own children, and children made by the
         // double fork.
         nix::sys::prctl::set_child_subreaper(true).or_refused(|| "cannot become a subreaper".to_owned())?;
         let poll = Poll::new().or_refused(|| "cannot make an epoll instance".to_owned())?;
-        let control = ControlServer::new(control_listener, poll.registry(), CONTROL)
+        let control = ControlServer::new(control_listener, settings.control_uids.clone(), poll.registry(), CONTROL)
             .or_refused(|| "cannot serve the control socket".to_owned())?;
-        logger::to_helper(&filter, &run_dir.log_socket_path(), String::new());
+        logger::to_helper(&settings.log_level, &run_dir.log_socket_path(), String::new());
         logger::batch_on_this_thread();
         let signals = signals::handle(poll.registry(), SIGNALS).or_refused(|| "cannot handle signals".to_owned())?;
         let started = Instant::now();
@@ -138,9 +164,14 @@ impl Master {
             supervisor: Supervisor::new(policy, seed, started),
             identity,
             settings,
+            service,
             program,
-            filter,
             run_dir,
+            _pid_file: pid_file,
+            notifier: Notifier::default(),
+            is_news: true,
+            when_serving,
+            console: None,
             children_lock,
             log_listener,
             listeners,
@@ -162,6 +193,9 @@ impl Master {
         let place = self.run_dir.path().display();
         let (name, version) = (self.identity.name, self.identity.version);
         log::info!(target: "forebay", "{name} {version}: starting, run directory {place}");
+        if self.settings.user.is_none() && nix::unistd::geteuid().is_root() {
+            log::warn!(target: "forebay", "all processes run as root: say `user` (--user) whom they shall run as instead");
+        }
         let mut events = Events::with_capacity(256);
         self.step(Event::Tick);
         loop {
@@ -206,6 +240,9 @@ impl Master {
         self.control.close_the_silent(now);
         self.feel_the_pulses();
         self.step(Event::Tick);
+        if std::mem::take(&mut self.is_news) {
+            self.tell_the_manager();
+        }
     }
 
     /// Feeds the supervisor, and what comes of it, until nothing more does.
@@ -223,6 +260,12 @@ impl Master {
                 self.children.forget(birth);
             }
         }
+    }
+
+    /// Tells the service manager how things stand.
+    fn tell_the_manager(&mut self) {
+        let addresses = self.listeners.urls().join(" ");
+        self.notifier.status(&self.supervisor.view(), &addresses);
     }
 
     fn grant(&mut self, wish: Wish) {

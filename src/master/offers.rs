@@ -109,6 +109,7 @@ fn check(manifest: &Manifest, known: Option<&[HelperName]>) -> Result<(), String
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::Settings;
 
     fn name(text: &str) -> HelperName {
         HelperName::parse(text).expect(text)
@@ -172,7 +173,8 @@ mod tests {
     #[test]
     fn what_is_bound_stays_bound() {
         let directory = tempfile::tempdir().expect("a directory");
-        let run_dir = RunDir::take(&directory.path().join("run")).expect("a run directory");
+        let run_dir = RunDir::take(&directory.path().join("run"), Settings::new().service().expect("its own"), false)
+            .expect("a run directory");
         let mut offers = Offers::default();
         assert_eq!(offers.take(&manifest(&["nest", "hub: nest"]), &run_dir), Ok(()));
         let path = run_dir.ipc_dir().join("nest.sock");
@@ -191,7 +193,8 @@ mod tests {
     #[test]
     fn a_socket_that_cannot_be_bound_is_named() {
         let directory = tempfile::tempdir().expect("a directory");
-        let run_dir = RunDir::take(&directory.path().join("run")).expect("a run directory");
+        let run_dir = RunDir::take(&directory.path().join("run"), Settings::new().service().expect("its own"), false)
+            .expect("a run directory");
         std::fs::create_dir(run_dir.ipc_dir().join("nest.sock")).expect("something in its place");
         match Offers::default().take(&manifest(&["nest"]), &run_dir) {
             Err(Refusal::Unable(why)) => assert!(why.contains("nest.sock"), "{why}"),

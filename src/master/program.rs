@@ -1,32 +1,62 @@
 //! The program that zygotes are started from, and how.
 
 use std::fs::{self, File};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 
-use crate::contract::orders::ZYGOTE_VARIABLE;
-use crate::error::{Context, Error, Exit};
+use crate::app::secret;
+use crate::contract::orders::{GivenFile, ZYGOTE_VARIABLE};
+use crate::error::{Chain, Context, Error, Exit};
+use crate::settings::{NamedFile, Service, Settings, is_safe_way};
 use crate::sys::process::{self, Program};
 use crate::sys::title;
+
+/// What is between the service manager and the master.
+const MASTERS_VARIABLES: [&str; 6] =
+    ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 
 /// One generation's load: what a zygote that dies is started again from.
 #[derive(Debug)]
 pub(super) struct Load {
     executable: OwnedFd,
+    service: Service,
+    /// Of the application's processes, where it is not the master's.
+    umask: Option<Mode>,
     /// The configuration's bytes, sealed.
-    pub(super) configuration: OwnedFd,
+    configuration: OwnedFd,
+    /// The files that the application's sections name.
+    files: Vec<GivenFile>,
+    opened: Vec<File>,
 }
 
 impl Load {
-    /// Opens the executable at `path` and seals the configuration.
-    pub(super) fn open(path: &Path, configuration: &[u8]) -> Result<Self, Error> {
+    /// Opens the executable at `path` and the files that the settings name, seals the configuration.
+    pub(super) fn open(path: &Path, settings: &Settings, umask: Option<Mode>) -> Result<Self, Error> {
         let executable = File::open(path).or_refused(|| format!("cannot open the program {}", path.display()))?;
-        let configuration = crate::sys::memory::sealed_bytes("configuration", configuration)
+        let configuration = crate::sys::memory::sealed_bytes("configuration", &settings.source)
             .or_refused(|| "cannot keep the configuration in memory".to_owned())?;
-        Ok(Self { executable: executable.into(), configuration })
+        let service = settings.service().map_err(|why| Error::new(Exit::Config, why))?;
+        let (mut files, mut opened) = (Vec::new(), Vec::new());
+        for file in &settings.named_files {
+            let refused = open_named(file).map(|file| opened.push(file)).err();
+            files.push(GivenFile { path: file.path.clone(), refused });
+        }
+        Ok(Self { executable: executable.into(), service, umask, configuration, files, opened })
+    }
+
+    /// What goes with the order to load: the lock file, the configuration, the files.
+    pub(super) fn given<'a>(&'a self, lock_file: &'a File) -> Vec<BorrowedFd<'a>> {
+        let opened = self.opened.iter().map(AsFd::as_fd);
+        [lock_file.as_fd(), self.configuration.as_fd()].into_iter().chain(opened).collect()
+    }
+
+    /// The files, as the order to load names them.
+    pub(super) fn files(&self) -> Vec<GivenFile> {
+        self.files.clone()
     }
 
     /// Starts a zygote that finds `control` and prints to `output`.
@@ -36,15 +66,23 @@ impl Load {
             executable: &self.executable,
             argv0: &argv0,
             variables: &[(ZYGOTE_VARIABLE, "1".to_owned())],
+            without: &MASTERS_VARIABLES,
             control,
             output,
+            drop_to: self.service.drops.then_some((self.service.uid, self.service.gid)),
+            umask: self.umask,
         })
     }
 }
 
+fn open_named(file: &NamedFile) -> Result<File, String> {
+    is_safe_way(&file.place).map_err(|error| Chain(&error).to_string())?;
+    secret::open(&file.place)
+}
+
 /// The path this program was started by, absolute, as whoever started it sees it: a symlink on
 /// the way to it that is switched later leads to the new release.
-pub(super) fn path() -> Result<PathBuf, Error> {
+pub(crate) fn path() -> Result<PathBuf, Error> {
     let unknown = || Error::new(Exit::Refused, "cannot tell by which path this program was started");
     let started = process::executed_as().ok_or_else(unknown)?;
     if started.is_absolute() {

@@ -2,18 +2,19 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use interprocess::local_socket::{GenericFilePath, ListenerOptions, ToFsName};
 use interprocess::os::unix::local_socket::ListenerOptionsExt;
 use nix::fcntl::OFlag;
-use nix::unistd::geteuid;
+use nix::unistd::{Gid, Uid, getegid, geteuid};
 
 use crate::contract::ids::HelperName;
 use crate::contract::{control, lock};
 use crate::error::{Context, Error, Exit};
+use crate::settings::{Service, is_safe_way};
 
 /// The lock that one master holds for life; its content is for people.
 const MASTER_LOCK: &str = "master.lock";
@@ -28,19 +29,32 @@ const STATE: &str = "state";
 #[derive(Debug)]
 pub(super) struct RunDir {
     path: PathBuf,
+    /// Whose processes reach the sockets in `ipc/`, where it is not the master's own.
+    gid: Option<Gid>,
+    is_open: bool,
     /// The only descriptor of its file: closing another one would give up the lock.
     _lock: File,
 }
 
 impl RunDir {
     /// Makes the directory and takes its lock, or says who has it.
-    pub(super) fn take(path: &Path) -> Result<Self, Error> {
-        refuse_open_ways(path)?;
-        make_directory(path, 0o750)?;
+    ///
+    /// The service's group may look into it and reach the sockets; with `is_open` everyone may come
+    /// as far as the control socket, which looks at who it is.
+    pub(super) fn take(path: &Path, service: Service, is_open: bool) -> Result<Self, Error> {
+        is_safe_way(path).map_err(|error| {
+            let what = "choose another run directory with --run-dir";
+            Error::because(Exit::NoPermission, what, error)
+        })?;
+        if service.drops {
+            is_reachable(path, service)?;
+        }
+        let gid = service.drops.then_some(service.gid);
+        make_directory(path, if is_open { 0o751 } else { 0o750 }, None, gid)?;
         let lock = take_lock(path)?;
-        make_directory(&path.join(IPC), 0o750)?;
-        make_directory(&path.join(STATE), 0o700)?;
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        make_directory(&path.join(IPC), 0o750, None, gid)?;
+        make_directory(&path.join(STATE), 0o700, service.drops.then_some(service.uid), gid)?;
+        Ok(Self { path: path.to_owned(), gid, is_open, _lock: lock })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -54,7 +68,7 @@ impl RunDir {
 
     /// The command line's way to the master.
     pub(super) fn control_socket(&self) -> Result<UnixListener, Error> {
-        bind(&self.path.join(control::SOCKET), 0o660)
+        bind(&self.path.join(control::SOCKET), if self.is_open { 0o666 } else { 0o600 }, None)
     }
 
     /// Where the helpers' sockets are.
@@ -72,12 +86,12 @@ impl RunDir {
 
     /// Everyone's way to the log helper.
     pub(super) fn log_socket(&self) -> Result<UnixListener, Error> {
-        bind(&self.log_socket_path(), 0o660)
+        bind(&self.log_socket_path(), 0o660, self.gid)
     }
 
     /// Everyone's way to this helper.
     pub(super) fn helper_socket(&self, name: HelperName) -> Result<UnixListener, Error> {
-        bind(&self.helper_socket_path(name), 0o660)
+        bind(&self.helper_socket_path(name), 0o660, self.gid)
     }
 
     fn helper_socket_path(&self, name: HelperName) -> PathBuf {
@@ -98,29 +112,11 @@ impl RunDir {
     }
 }
 
-/// Root makes and opens nothing below a directory that others can write, sticky ones excepted:
-/// they could put something of theirs in its place.
-fn refuse_open_ways(path: &Path) -> Result<(), Error> {
-    if !geteuid().is_root() {
-        return Ok(());
-    }
-    for above in path.ancestors().skip(1) {
-        let Ok(found) = fs::metadata(above) else { continue };
-        if found.mode() & 0o022 != 0 && found.mode() & 0o1000 == 0 {
-            let (path, above) = (path.display(), above.display());
-            let what =
-                format!("cannot use the run directory {path}: others may write {above}, choose another with --run-dir");
-            return Err(Error::new(Exit::NoPermission, what));
-        }
-    }
-    Ok(())
-}
-
-/// Makes a directory of our own, or accepts one that is ours and that nobody else may write.
-fn make_directory(path: &Path, mode: u32) -> Result<(), Error> {
+/// Makes a directory, or accepts one that is ours and that nobody else may write.
+fn make_directory(path: &Path, mode: u32, owner: Option<Uid>, group: Option<Gid>) -> Result<(), Error> {
     let cannot = || format!("cannot use the run directory {}", path.display());
     match DirBuilder::new().mode(mode).create(path) {
-        Ok(()) => fs::set_permissions(path, Permissions::from_mode(mode)).or_refused(cannot)?,
+        Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             let way_out = format!("cannot make the run directory {}: choose another with --run-dir", path.display());
@@ -133,13 +129,54 @@ fn make_directory(path: &Path, mode: u32) -> Result<(), Error> {
     if !found.is_dir() {
         return refuse("it is not a directory");
     }
-    if found.uid() != geteuid().as_raw() {
+    // What is given away may be an earlier service's: nobody but us can have put it there.
+    if owner.is_none() && found.uid() != geteuid().as_raw() {
         return refuse(&format!("it belongs to uid {}", found.uid()));
     }
     if found.mode() & 0o022 != 0 {
         return refuse(&format!("others may write there (mode {:o}): chmod {mode:04o} it", found.mode() & 0o7777));
     }
+    // One that holds anything else is somebody's home too, and stays as it is.
+    if is_a_run_directory(path) {
+        let raw = |gid: Option<Gid>| gid.unwrap_or(getegid()).as_raw();
+        let owner = owner.unwrap_or(geteuid()).as_raw();
+        if (found.uid(), found.gid()) != (owner, raw(group)) {
+            chown(path, Some(owner), Some(raw(group))).or_refused(cannot)?;
+        }
+        fs::set_permissions(path, Permissions::from_mode(mode)).or_refused(cannot)?;
+    }
     Ok(())
+}
+
+/// Whether the service's processes come as far as the run directory, whose sockets they need.
+fn is_reachable(path: &Path, service: Service) -> Result<(), Error> {
+    for above in path.ancestors().skip(1) {
+        let Ok(found) = fs::metadata(above) else { continue };
+        let class = if found.uid() == service.uid.as_raw() {
+            0o100
+        } else if found.gid() == service.gid.as_raw() {
+            0o010
+        } else {
+            0o001
+        };
+        if found.mode() & class == 0 && !service.uid.is_root() {
+            let (path, above, mode) = (path.display(), above.display(), found.mode() & 0o7777);
+            let what = format!(
+                "cannot use the run directory {path}: uid {} may not pass {above} (mode {mode:04o}), choose another \
+                 with --run-dir",
+                service.uid
+            );
+            return Err(Error::new(Exit::NoPermission, what));
+        }
+    }
+    Ok(())
+}
+
+/// Whether it is empty, has been one, or is below one.
+fn is_a_run_directory(path: &Path) -> bool {
+    let has_lock = |place: &Path| fs::symlink_metadata(place.join(MASTER_LOCK)).is_ok();
+    let is_empty = fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+    is_empty || has_lock(path) || path.parent().is_some_and(has_lock)
 }
 
 /// Takes the master's lock. The file is never removed: the lock is the truth, not the file.
@@ -165,7 +202,7 @@ fn open(path: &Path) -> Result<File, Error> {
 }
 
 /// Binds a socket where only a stale one may be: the lock says that no other master lives here.
-fn bind(path: &Path, mode: u32) -> Result<UnixListener, Error> {
+fn bind(path: &Path, mode: u32, group: Option<Gid>) -> Result<UnixListener, Error> {
     let cannot = || format!("cannot make the socket {}", path.display());
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error).or_refused(cannot),
@@ -176,6 +213,7 @@ fn bind(path: &Path, mode: u32) -> Result<UnixListener, Error> {
     let options = ListenerOptions::new().name(name).mode(mode).reclaim_name(false);
     let listener = options.create_sync().or_refused(cannot)?;
     // What bind(2) made is cut by the umask; nobody else can put anything in its place here.
+    chown(path, None, group.map(Gid::as_raw)).or_refused(cannot)?;
     fs::set_permissions(path, Permissions::from_mode(mode)).or_refused(cannot)?;
     let descriptor: std::os::fd::OwnedFd = match listener {
         interprocess::local_socket::Listener::UdSocket(listener) => listener.into(),

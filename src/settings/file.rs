@@ -1,231 +1,196 @@
-//! The configuration file: TOML, every key of the master's known, every error with file, line and
+//! The configuration file: TOML, every key of the master's known, every mistake with file, line and
 //! key. Tables that the master does not know are the application's, which checks them itself.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read;
+use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use serde::{Deserialize, Deserializer};
+use nix::fcntl::OFlag;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeString, DeTable, DeValue};
 
-use super::{Address, Settings, worker_range};
-use crate::contract::ids::WORKERS_MAX;
-use crate::error::{Error, Exit};
+use super::key::{Given, Key};
+use super::listener::{self, Listener};
+use super::table::{KEYS, sections};
+use super::{NamedFile, Settings, is_safe_way};
+use crate::error::Chain;
+use crate::error::mistakes::{Mistakes, line_of, unknown};
 
 /// The longest configuration file, in bytes.
 const FILE_LEN_MAX: u64 = 1024 * 1024;
 
-/// The longest time that may be set: a year.
-const SECONDS_MAX: f64 = 366.0 * 86_400.0;
-
-/// The keys of [`Document`]: what has such a name is the master's, whatever it is.
-const KEYS: [&str; 6] = ["listen", "workers", "run_dir", "timeouts", "restart", "log"];
-
-/// Those of them that are tables.
-pub(crate) const SECTIONS: &[&str] = KEYS.split_at(3).1;
-
-/// The file as it is written. What is not there stays as it was.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Document {
-    listen: Option<Listen>,
-    workers: Option<Workers>,
-    run_dir: Option<PathBuf>,
-    #[serde(default)]
-    timeouts: Timeouts,
-    #[serde(default)]
-    restart: Restart,
-    #[serde(default)]
-    log: Log,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "`listen` is an address, as \"127.0.0.1:8080\", or a list of them")]
-enum Listen {
-    One(Address),
-    Several(NotEmpty),
-}
-
-/// Somewhere to listen.
-struct NotEmpty(Vec<Address>);
-
-struct Workers(u16);
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Timeouts {
-    ready: Option<AtLeast<100>>,
-    hang: Option<AtLeast<500>>,
-    drain: Option<Seconds>,
-    stop: Option<Seconds>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Restart {
-    intensity: Option<u32>,
-    period: Option<Seconds>,
-    backoff_max: Option<Seconds>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Log {
-    level: Option<Filter>,
-}
-
-/// A time, written as a number of seconds: `20`, `0.5`.
-#[derive(Clone, Copy)]
-struct Seconds(Duration);
-
-/// A time below which nothing would work: so many milliseconds or more.
-#[derive(Clone, Copy)]
-struct AtLeast<const MS: u64>(Duration);
-
-/// What is logged, in RUST_LOG's syntax.
-struct Filter(String);
+/// The most files, and the deepest table they are looked for in.
+const NAMED_FILES_MAX: usize = 64;
+const DEPTH_MAX: usize = 8;
 
 /// Reads the file at `path` into `settings`.
-pub(super) fn read(path: &Path, settings: &mut Settings) -> Result<(), Error> {
-    let cannot = |why: String| Error::new(Exit::Config, format!("cannot read {}: {why}", path.display()));
-    let len = fs::metadata(path).map_err(|error| cannot(error.to_string()))?.len();
-    if len > FILE_LEN_MAX {
-        return Err(cannot(format!("it has {len} bytes, {FILE_LEN_MAX} are allowed")));
+pub(super) fn read(path: &Path, settings: &mut Settings, mistakes: &mut Mistakes) {
+    match content(path) {
+        Ok(text) => {
+            parse(&text, path, settings, mistakes);
+            settings.source = text.into_bytes();
+        }
+        Err(why) => mistakes.add(format!("cannot read {}", path.display()), why),
     }
-    let text = fs::read_to_string(path).map_err(|error| cannot(error.to_string()))?;
-    let document =
-        parse(&text).map_err(|(line, why)| Error::new(Exit::Config, format!("{}:{line}: {why}", path.display())))?;
-    document.apply(settings);
-    settings.source = text.into_bytes();
-    Ok(())
 }
 
-/// The document, or the line and the reason.
-fn parse(text: &str) -> Result<Document, (usize, String)> {
-    let read = || {
-        let all = DeTable::parse(text)?;
-        let span = all.span();
-        let is_ours = |key: &str, value: &DeValue<'_>| KEYS.contains(&key) || !is_section(value);
-        let all = all.into_inner().into_iter();
-        let ours: DeTable<'_> = all.filter(|(key, value)| is_ours(key.get_ref(), value.get_ref())).collect();
-        Document::deserialize(toml::Deserializer::from(Spanned::new(span, ours)))
-    };
-    read().map_err(|error: toml::de::Error| {
-        let start = error.span().map_or(0, |span| span.start);
-        let line = text.as_bytes()[..start.min(text.len())].iter().filter(|&&byte| byte == b'\n').count() + 1;
-        (line, about(text.lines().nth(line - 1).unwrap_or_default(), error.message()))
-    })
+fn content(path: &Path) -> Result<String, String> {
+    is_safe_way(path).map_err(|error| Chain(&error).to_string())?;
+    // Not waiting for who would write to a pipe.
+    let opened = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
+    let file = opened.map_err(|error| error.to_string())?;
+    let mut text = String::new();
+    let len = file.take(FILE_LEN_MAX + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
+    if len as u64 > FILE_LEN_MAX {
+        return Err(format!("it has more than {FILE_LEN_MAX} bytes"));
+    }
+    Ok(text)
+}
+
+/// Reads all that can be read.
+fn parse(text: &str, path: &Path, settings: &mut Settings, mistakes: &mut Mistakes) {
+    let mut reader = Reader { text, settings, wrongs: Vec::new() };
+    let (all, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        reader.wrong(error.span().unwrap_or_default(), error.message());
+    }
+    // What a broken file seems to say is no use to anyone.
+    if errors.is_empty() {
+        reader.document(all.get_ref());
+    }
+    let mut wrongs = reader.wrongs;
+    wrongs.sort();
+    wrongs.into_iter().for_each(|(line, what)| mistakes.add(format!("{}:{line}", path.display()), what));
+}
+
+struct Reader<'a> {
+    text: &'a str,
+    settings: &'a mut Settings,
+    /// By line.
+    wrongs: Vec<(usize, String)>,
+}
+
+impl Reader<'_> {
+    fn document(&mut self, all: &DeTable<'_>) {
+        for (name, value) in all {
+            let word: &str = name.get_ref();
+            if let Some(key) = KEYS.iter().find(|key| key.name == word) {
+                self.set(key, value);
+            } else if word == "listener" {
+                self.listeners(name, value);
+            } else if sections().any(|section| section == word) {
+                self.section(name, value);
+            } else if is_section(value.get_ref()) {
+                self.named_files(word, value, 0);
+            } else {
+                let top = KEYS.iter().filter(|key| key.section().is_none()).map(|key| key.name);
+                self.wrong(name.span(), &unknown("key", word, top.chain(sections())));
+            }
+        }
+    }
+
+    fn set(&mut self, key: &Key<Settings>, value: &Spanned<DeValue<'_>>) {
+        if let Err(why) = (key.set)(self.settings, &Given::Written(value.get_ref())) {
+            self.wrong(value.span(), &format!("`{}`: {why}", key.name));
+        }
+    }
+
+    fn section(&mut self, name: &Spanned<DeString<'_>>, value: &Spanned<DeValue<'_>>) {
+        let section: &str = name.get_ref();
+        let Some(table) = value.get_ref().as_table() else {
+            return self.wrong(name.span(), &format!("`{section}` is a table: write [{section}]"));
+        };
+        for (name, value) in table {
+            let whole = format!("{section}.{}", name.get_ref());
+            match KEYS.iter().find(|key| key.name == whole) {
+                Some(key) => self.set(key, value),
+                None => {
+                    let known = KEYS.iter().filter(|key| key.section() == Some(section)).map(|key| key.name);
+                    self.wrong(name.span(), &unknown("key", &whole, known));
+                }
+            }
+        }
+    }
+
+    fn listeners(&mut self, name: &Spanned<DeString<'_>>, value: &Spanned<DeValue<'_>>) {
+        let all = value.get_ref().as_table();
+        let is_table = |all: &&DeTable<'_>| all.values().all(|one| one.get_ref().is_table());
+        let Some(all) = all.filter(is_table) else {
+            return self.wrong(name.span(), "a listener has a name: write [listener.NAME]");
+        };
+        for (name, value) in all {
+            let word: &str = name.get_ref();
+            let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+            if word.is_empty() || word.len() > 31 || !word.bytes().all(is_plain) {
+                self.wrong(name.span(), "a listener's name is 1 to 31 of A-Z, a-z, 0-9, `_` and `-`");
+            }
+            let Some(table) = value.get_ref().as_table() else { continue };
+            if table.get("address").is_none() {
+                self.wrong(name.span(), &format!("[listener.{word}] says no `address`"));
+            }
+            let listener = self.listener(word, table);
+            self.settings.named.push(listener);
+        }
+    }
+
+    fn listener(&mut self, word: &str, table: &DeTable<'_>) -> Listener {
+        let mut listener = Listener::new(word);
+        for (name, value) in table {
+            let known = listener::KEYS.iter().map(|key| key.name);
+            let Some(key) = listener::KEYS.iter().find(|key| key.name == *name.get_ref()) else {
+                self.wrong(name.span(), &format!("[listener.{word}]: {}", unknown("key", name.get_ref(), known)));
+                continue;
+            };
+            if let Err(why) = (key.set)(&mut listener, &Given::Written(value.get_ref())) {
+                self.wrong(value.span(), &format!("`listener.{word}.{}`: {why}", key.name));
+            }
+        }
+        listener
+    }
+
+    /// Files that the application's sections name: the master opens them while it may.
+    fn named_files(&mut self, place: &str, value: &Spanned<DeValue<'_>>, depth: usize) {
+        let Some(table) = value.get_ref().as_table().filter(|_| depth < DEPTH_MAX) else { return };
+        for (name, value) in table {
+            let whole = format!("{place}.{}", name.get_ref());
+            match value.get_ref().as_str() {
+                Some(path) if name.get_ref().ends_with("_file") && !path.is_empty() => {
+                    if self.settings.named_files.len() >= NAMED_FILES_MAX {
+                        return self.wrong(name.span(), &format!("more than {NAMED_FILES_MAX} keys are files"));
+                    }
+                    let path = PathBuf::from(path);
+                    self.settings.named_files.push(NamedFile { key: whole, place: path.clone(), path });
+                }
+                Some(_) => {}
+                None => self.named_files(&whole, value, depth + 1),
+            }
+        }
+    }
+
+    fn wrong(&mut self, span: Range<usize>, what: &str) {
+        self.wrongs.push((line_of(self.text, span.start), what.trim_end().to_owned()));
+    }
 }
 
 /// `[NAME]`, or the several of `[[NAME]]`.
 fn is_section(value: &DeValue<'_>) -> bool {
-    match value {
-        DeValue::Table(_) => true,
-        DeValue::Array(several) => !several.is_empty() && several.iter().all(|one| one.get_ref().is_table()),
-        DeValue::String(_) | DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) => {
-            false
-        }
-    }
-}
-
-/// Says of which key of the line the message is, unless it does so itself.
-fn about(line: &str, message: &str) -> String {
-    let is_header = line.trim_start().starts_with('[');
-    let key = line.split('=').next().unwrap_or_default().trim_matches(['[', ']', ' ', '\t']);
-    if key.is_empty() || !(is_header || line.contains('=')) || message.contains(&format!("`{key}`")) {
-        return message.to_owned();
-    }
-    format!("`{key}`: {message}")
-}
-
-impl Document {
-    fn apply(self, settings: &mut Settings) {
-        match self.listen {
-            Some(Listen::One(address)) => settings.listen = vec![address],
-            Some(Listen::Several(NotEmpty(addresses))) => settings.listen = addresses,
-            None => {}
-        }
-        set(&mut settings.workers, self.workers.map(|workers| workers.0));
-        if self.run_dir.is_some() {
-            settings.run_dir = self.run_dir;
-        }
-        let time = |seconds: Option<Seconds>| seconds.map(|seconds| seconds.0);
-        set(&mut settings.timeouts.ready, self.timeouts.ready.map(|ready| ready.0));
-        set(&mut settings.timeouts.hang, self.timeouts.hang.map(|hang| hang.0));
-        set(&mut settings.timeouts.drain, time(self.timeouts.drain));
-        set(&mut settings.timeouts.stop, time(self.timeouts.stop));
-        set(&mut settings.restart.intensity, self.restart.intensity);
-        set(&mut settings.restart.period, time(self.restart.period));
-        set(&mut settings.restart.backoff_max, time(self.restart.backoff_max));
-        set(&mut settings.log_level, self.log.level.map(|level| level.0));
-    }
-}
-
-fn set<T>(place: &mut T, value: Option<T>) {
-    if let Some(value) = value {
-        *place = value;
-    }
-}
-
-impl<'de> Deserialize<'de> for NotEmpty {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match Vec::deserialize(deserializer)? {
-            addresses if addresses.is_empty() => Err(serde::de::Error::custom("nowhere to listen")),
-            addresses => Ok(Self(addresses)),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Workers {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match u16::try_from(i64::deserialize(deserializer)?) {
-            Ok(count @ 1..=WORKERS_MAX) => Ok(Self(count)),
-            _ => Err(serde::de::Error::custom(format!("`workers`: {}", worker_range()))),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Seconds {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let seconds = f64::deserialize(deserializer)?;
-        if !(0.0..=SECONDS_MAX).contains(&seconds) {
-            return Err(serde::de::Error::custom("a time is a number of seconds, not negative, at most a year"));
-        }
-        Ok(Self(Duration::from_secs_f64(seconds)))
-    }
-}
-
-impl<'de, const MS: u64> Deserialize<'de> for AtLeast<MS> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Seconds(time) = Seconds::deserialize(deserializer)?;
-        let least = Duration::from_millis(MS);
-        if time < least {
-            let why = format!("this time is at least {} seconds", least.as_secs_f64());
-            return Err(serde::de::Error::custom(why));
-        }
-        Ok(Self(time))
-    }
-}
-
-impl<'de> Deserialize<'de> for Filter {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        match env_filter::Builder::new().try_parse(&text) {
-            Ok(_) => Ok(Self(text)),
-            Err(error) => Err(serde::de::Error::custom(format!("`log.level`: {error}"))),
-        }
-    }
+    let is_list_of_tables =
+        |all: &toml::de::DeArray<'_>| !all.is_empty() && all.iter().all(|one| one.get_ref().is_table());
+    value.is_table() || value.as_array().is_some_and(is_list_of_tables)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    fn load(text: &str) -> Result<Settings, (usize, String)> {
-        let mut settings = Settings::default();
-        parse(text)?.apply(&mut settings);
-        Ok(settings)
+    fn load(text: &str) -> Result<Settings, String> {
+        let (mut settings, mut mistakes) = (Settings::new(), Mistakes::default());
+        parse(text, Path::new("x.toml"), &mut settings, &mut mistakes);
+        if mistakes.is_empty() { Ok(settings) } else { Err(mistakes.to_string()) }
     }
 
     #[test]
@@ -235,7 +200,7 @@ mod tests {
         assert_eq!(settings.listen.len(), 2);
         assert_eq!(settings.workers, 7);
         assert_eq!(settings.timeouts.drain, Duration::from_millis(500));
-        assert_eq!(settings.timeouts.stop, Settings::default().timeouts.stop);
+        assert_eq!(settings.timeouts.stop, Settings::new().timeouts.stop);
     }
 
     #[test]
@@ -248,36 +213,80 @@ mod tests {
     }
 
     #[test]
-    fn every_error_names_its_line_and_key() {
+    fn listeners_have_names_and_all_that_a_socket_has() {
+        let text = "[listener.public]\naddress = \"[::]:80\"\nbacklog = 64\n\
+                    [listener.local]\naddress = \"unix:/run/app.sock\"\nmode = \"0666\"\nowner = \"root\"\ngroup = 0\n";
+        let listeners = load(text).expect("valid").listeners();
+        let names: Vec<&str> = listeners.iter().map(|listener| listener.name.as_str()).collect();
+        assert_eq!(names, ["local", "public"], "and not what `listen` is by default");
+        assert_eq!((listeners[0].mode, listeners[0].backlog, listeners[1].backlog), (0o666, 4096, 64));
+        assert_eq!(load(&format!("listen = \"127.0.0.1:1\"\n{text}")).expect("valid").listeners().len(), 3);
+    }
+
+    #[test]
+    fn files_of_the_application_are_found_wherever_they_stand() {
+        let text =
+            "pid_file = \"/x\"\n[nest]\ntoken_file = \"/a\"\nfile = \"/b\"\n[helper.hub.tls]\nkey_file = \"/c\"\n";
+        let found = load(text).expect("valid").named_files;
+        let found: Vec<(&str, &Path)> = found.iter().map(|file| (file.key.as_str(), file.path.as_path())).collect();
+        assert_eq!(found, [("helper.hub.tls.key_file", Path::new("/c")), ("nest.token_file", Path::new("/a"))]);
+    }
+
+    #[test]
+    fn every_mistake_names_its_line_and_key() {
         let table = [
-            ("workers = 0", 1, "workers"),
-            ("\nworkers = -1", 2, "workers"),
-            ("workers = 70000", 1, "workers"),
-            ("listen = 8080", 1, "listen"),
-            ("listen = []", 1, "listen"),
+            ("workers = 0", 1, "`workers`"),
+            ("\nworkers = -1", 2, "`workers`"),
+            ("workers = 70000", 1, "`workers`"),
+            ("listen = 8080", 1, "`listen`"),
+            ("listen = []", 1, "`listen`"),
+            ("listen = [\"127.0.0.1:80\", 3]", 1, "`listen`"),
             ("workers = \"3\"", 1, "`workers`"),
-            ("[restart]\nintensity = -1", 2, "`intensity`"),
-            ("wrokers = 3", 1, "wrokers"),
-            ("wrokers = 3\n[nest]\nurl = 1", 1, "expected one of `listen`"),
+            ("[restart]\nintensity = -1", 2, "`restart.intensity`"),
+            ("wrokers = 3", 1, "did you mean `workers`?"),
+            ("wrokers = 3\n[nest]\nurl = 1", 1, "`wrokers`"),
             ("ports = [1, 2]", 1, "`ports`"),
-            ("ports = []", 1, "`ports`"),
+            ("ports = []", 1, "there are: `listen`"),
             ("helper = true", 1, "`helper`"),
-            ("workers = {}", 1, "workers"),
-            ("[workers]\ncount = 3", 1, "workers"),
-            ("log = 3", 1, "log"),
-            ("[nest]\nurl = 1\n[timeouts]\nreddy = 3", 4, "reddy"),
+            ("workers = {}", 1, "`workers`"),
+            ("[workers]\ncount = 3", 1, "`workers`"),
+            ("log = 3", 1, "[log]"),
+            ("user = \"no such user\"", 1, "there is no user"),
+            ("user = -1", 1, "`user`"),
+            ("run_dir = \"\"", 1, "`run_dir`"),
+            ("control_uids = [\"root\", 4294967295]", 1, "`control_uids`"),
+            ("[nest]\nurl = 1\n[timeouts]\nreddy = 3", 4, "did you mean `timeouts.ready`?"),
             ("[nest]\nurl = ", 2, ""),
-            ("[nest]\nurl = 1\nurl = 2", 3, "url"),
-            ("[timeouts]\n\nreddy = 3", 3, "reddy"),
+            ("[nest]\nurl = 1\nurl = 2", 3, ""),
             ("[timeouts]\nready = -3", 2, "seconds"),
+            ("[timeouts]\nready = nan", 2, "seconds"),
             ("[timeouts]\nhang = 0", 2, "at least 0.5 seconds"),
-            ("[log]\nlevel = \"a=b=c\"", 2, "log.level"),
+            ("[log]\nlevel = \"a=b=c\"", 2, "`log.level`"),
             ("workers = ", 1, ""),
+            ("[listener]\naddress = \"127.0.0.1:80\"", 1, "[listener.NAME]"),
+            ("\n[listener.a]\nmode = \"0660\"", 2, "`address`"),
+            ("[listener.a]\naddress = \"localhost:80\"", 2, "`listener.a.address`"),
+            ("[listener.a]\naddress = \"[::]:80\"\nmode = 660", 3, "octal"),
+            ("[listener.a]\naddress = \"[::]:80\"\nmod = \"0660\"", 3, "did you mean `mode`?"),
+            ("[listener.\"a b\"]\naddress = \"[::]:80\"", 1, "a listener's name"),
         ];
         for (text, line, word) in table {
-            let (at, why) = load(text).err().unwrap_or_else(|| panic!("{text:?} was accepted"));
-            assert_eq!(at, line, "{text:?}: {why}");
-            assert!(why.contains(word), "{text:?}: {why}");
+            let why = load(text).err().unwrap_or_else(|| panic!("{text:?} was accepted"));
+            assert!(why.starts_with(&format!("x.toml:{line}: ")) && why.contains(word), "{text:?}: {why}");
+            assert_eq!(why.lines().count(), 1, "{why}");
         }
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once() {
+        let text = "workers = 0\nwrokers = 1\n[timeouts]\nready = -1\nhang = \"x\"\n[listener.a]\nbacklog = 0\n";
+        let why = load(text).expect_err("six mistakes");
+        let lines: Vec<&str> = why.lines().filter_map(|line| line.split(':').nth(1)).collect();
+        assert_eq!(lines.len(), 6, "{why}");
+        for line in ["1", "2", "4", "5", "6", "7"] {
+            assert!(lines.contains(&line), "{line}: {why}");
+        }
+        let broken = load("workers = \n[timeouts\ndrain = = 3\n").expect_err("no TOML");
+        assert!(broken.lines().count() >= 2, "{broken}");
     }
 }

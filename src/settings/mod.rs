@@ -1,31 +1,58 @@
-//! What the master executes: defaults, the file, and above both what the command line says.
+//! What the master executes: defaults, the file, and above both what variables and flags say.
+//!
+//! `table` is the one list of all settings.
 
+mod account;
 mod address;
+mod example;
 mod file;
+mod key;
+mod listener;
+mod overrides;
 mod place;
+mod table;
 
+use std::fs;
 use std::num::NonZeroUsize;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub(crate) use address::Address;
-pub(crate) use file::SECTIONS;
-pub(crate) use place::default_run_dir;
+use nix::unistd::{Gid, Uid, getegid, geteuid};
 
+pub(crate) use self::account::{Account, Group};
+pub(crate) use self::address::Address;
+pub(crate) use self::example::example;
+pub(crate) use self::key::{Given, Key};
+pub(crate) use self::listener::Listener;
+pub(crate) use self::overrides::{Overrides, file_of};
+pub(crate) use self::place::default_run_dir;
+pub(crate) use self::table::{KEYS, sections};
 use crate::contract::ids::WORKERS_MAX;
+use crate::error::mistakes::Mistakes;
 use crate::error::{Error, Exit};
 
 /// Settings as they are in force.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Settings {
-    pub(crate) listen: Vec<Address>,
+    listen: Vec<Address>,
+    /// Whether anyone has said `listen`: where it is not, `[listener.NAME]` stands in its place.
+    is_listen_said: bool,
+    named: Vec<Listener>,
     pub(crate) workers: u16,
     /// `None`: the default place for the program's name and user.
     pub(crate) run_dir: Option<PathBuf>,
+    pub(crate) pid_file: Option<PathBuf>,
+    pub(crate) user: Option<Account>,
+    pub(crate) group: Option<Group>,
+    /// Who may control the daemon besides root and the master's user.
+    pub(crate) control_uids: Vec<u32>,
     pub(crate) timeouts: Timeouts,
     pub(crate) restart: Restart,
     /// RUST_LOG's syntax.
     pub(crate) log_level: String,
+    /// Files of the application's sections, which the master opens.
+    pub(crate) named_files: Vec<NamedFile>,
     /// The file that was read.
     pub(crate) file: Option<PathBuf>,
     /// The file's bytes, for the application.
@@ -33,7 +60,7 @@ pub(crate) struct Settings {
 }
 
 /// How long the master waits, and for what.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Timeouts {
     /// For a zygote to load and for a worker to get ready.
     pub(crate) ready: Duration,
@@ -47,73 +74,141 @@ pub(crate) struct Timeouts {
 
 /// When to start a dead process again: `intensity` times within `period` at once, then later and
 /// later.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Restart {
     pub(crate) intensity: u32,
     pub(crate) period: Duration,
     pub(crate) backoff_max: Duration,
 }
 
-/// What the command line says; it beats the file.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Overrides {
-    pub(crate) listen: Vec<Address>,
-    pub(crate) workers: Option<u16>,
-    pub(crate) run_dir: Option<PathBuf>,
+/// A file that a section of the application's names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NamedFile {
+    /// `nest.token_file`
+    pub(crate) key: String,
+    /// As it is written there.
+    pub(crate) path: PathBuf,
+    /// Absolute.
+    pub(crate) place: PathBuf,
+}
+
+/// Whom all processes but the master run as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Service {
+    pub(crate) uid: Uid,
+    pub(crate) gid: Gid,
+    /// Whether they become that, and give up all else that this process has.
+    pub(crate) drops: bool,
 }
 
 /// The most addresses to listen on: they travel to a worker in one message, with a few others.
 const LISTENERS_MAX: usize = 64;
 
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            listen: vec![Address::default()],
-            workers: cores(),
-            run_dir: None,
-            timeouts: Timeouts {
-                ready: Duration::from_secs(20),
-                hang: Duration::from_secs(10),
-                drain: Duration::from_secs(30),
-                stop: Duration::from_secs(60),
-            },
-            restart: Restart { intensity: 5, period: Duration::from_secs(10), backoff_max: Duration::from_secs(5) },
-            log_level: "info".to_owned(),
-            file: None,
-            source: Vec::new(),
-        }
-    }
-}
-
 impl Settings {
-    /// The defaults, changed by `file` and then by `overrides`.
-    pub(crate) fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Self, Error> {
-        let mut settings = Self::default();
+    /// The defaults.
+    pub(crate) fn new() -> Self {
+        let mut settings = Self { workers: cores(), ..Self::default() };
+        KEYS.iter().for_each(|key| key.reset(&mut settings));
+        settings.is_listen_said = false;
+        settings
+    }
+
+    /// The defaults, changed by `file` and then by `overrides`, as far as they can be read, and
+    /// what cannot.
+    pub(crate) fn read(file: Option<&Path>, overrides: &Overrides) -> (Self, Mistakes) {
+        let (mut settings, mut mistakes) = (Self::new(), Mistakes::default());
         if let Some(path) = file {
-            file::read(path, &mut settings)?;
-            settings.file = Some(path.to_owned());
+            let path = overrides.directory.join(path);
+            file::read(&path, &mut settings, &mut mistakes);
+            settings.file = Some(path);
         }
-        if !overrides.listen.is_empty() {
-            settings.listen.clone_from(&overrides.listen);
+        overrides.apply(&mut settings, &mut mistakes);
+        settings.start_paths_from(&overrides.directory);
+        if mistakes.is_empty() {
+            settings.check(&mut mistakes);
         }
-        if let Some(workers) = overrides.workers {
-            settings.workers = workers;
+        (settings, mistakes)
+    }
+
+    /// For a process that changes its directory.
+    fn start_paths_from(&mut self, directory: &Path) {
+        for path in [&mut self.run_dir, &mut self.pid_file].into_iter().flatten() {
+            *path = directory.join(&*path);
         }
-        if let Some(run_dir) = &overrides.run_dir {
-            settings.run_dir = Some(run_dir.clone());
+        for file in &mut self.named_files {
+            file.place = directory.join(&file.path);
         }
-        if settings.listen.len() > LISTENERS_MAX {
-            let (count, max) = (settings.listen.len(), LISTENERS_MAX);
-            return Err(Error::new(Exit::Config, format!("`listen` names {count} addresses, {max} are allowed")));
+    }
+
+    /// What no key says wrong by itself.
+    fn check(&self, mistakes: &mut Mistakes) {
+        let place = self.file.as_ref().map_or_else(|| "the settings".to_owned(), |file| file.display().to_string());
+        let listeners = self.listeners();
+        if listeners.len() > LISTENERS_MAX {
+            let count = listeners.len();
+            mistakes.add(&place, format!("there are {count} addresses to listen on, {LISTENERS_MAX} are allowed"));
         }
-        Ok(settings)
+        for (number, listener) in listeners.iter().enumerate() {
+            if listeners[..number].iter().any(|other| other.name == listener.name) {
+                let what = format!("[listener.{}] and `listen` are the same listener: keep one", listener.name);
+                mistakes.add(&place, what);
+            }
+        }
+        if let Err(why) = self.service() {
+            mistakes.add(&place, why);
+        }
+    }
+
+    /// Where to listen.
+    pub(crate) fn listeners(&self) -> Vec<Listener> {
+        let plain = if self.is_listen_said || self.named.is_empty() { self.listen.clone() } else { Vec::new() };
+        Listener::several(plain).into_iter().chain(self.named.iter().cloned()).collect()
+    }
+
+    /// Whom all processes but the master run as.
+    pub(crate) fn service(&self) -> Result<Service, String> {
+        let (uid, gid) = (geteuid(), getegid());
+        let wanted_uid = self.user.as_ref().map_or(uid, |user| user.uid);
+        let of_user = || match &self.user {
+            Some(user) => user.gid.ok_or_else(|| format!("user {user} has no account: say its `group` too")),
+            None => Ok(gid),
+        };
+        let wanted_gid = self.group.as_ref().map_or_else(of_user, |group| Ok(group.gid))?;
+        let is_other = (wanted_uid, wanted_gid) != (uid, gid);
+        if is_other && !uid.is_root() {
+            let whom = match (&self.user, &self.group) {
+                (Some(user), _) if wanted_uid != uid => format!("`user`: only root can become {user}"),
+                (Some(_) | None, Some(group)) => format!("`group`: only root can change to group {group}"),
+                (Some(_) | None, None) => "`user`: only root can change it".to_owned(),
+            };
+            return Err(format!("{whom}; start as root, or leave it out"));
+        }
+        Ok(Service { uid: wanted_uid, gid: wanted_gid, drops: uid.is_root() && is_other })
     }
 }
 
-/// The number of workers that `text` names, for the command line.
-pub(crate) fn worker_count(text: &str) -> Result<u16, String> {
-    let count = text.parse::<u16>().map_err(|_| worker_range())?;
-    if (1..=WORKERS_MAX).contains(&count) { Ok(count) } else { Err(worker_range()) }
+/// Root makes and opens nothing below a directory that others can write, sticky ones excepted:
+/// they could put something of theirs in its place.
+pub(crate) fn is_safe_way(path: &Path) -> Result<(), Error> {
+    if !geteuid().is_root() {
+        return Ok(());
+    }
+    let parent = path.parent().map(|parent| fs::canonicalize(parent).unwrap_or_else(|_| parent.to_owned()));
+    let resolved = parent.iter().flat_map(|parent| parent.ancestors());
+    for above in path.ancestors().skip(1).chain(resolved).filter(|above| !above.as_os_str().is_empty()) {
+        let Ok(found) = fs::metadata(above) else { continue };
+        if found.mode() & 0o022 != 0 && found.mode() & 0o1000 == 0 {
+            let (path, above, mode) = (path.display(), above.display(), found.mode() & 0o7777);
+            let what = format!("{path} is not safe for root: others may write {above} (mode {mode:04o})");
+            return Err(Error::new(Exit::NoPermission, what));
+        }
+    }
+    Ok(())
+}
+
+/// A number that counts workers.
+pub(crate) fn worker_count(number: i64) -> Result<u16, String> {
+    u16::try_from(number).ok().filter(|count| (1..=WORKERS_MAX).contains(count)).ok_or_else(worker_range)
 }
 
 /// `1 worker`, `3 workers`.
@@ -124,17 +219,6 @@ pub(crate) fn count_of_workers(count: u16) -> String {
 /// What a number of workers may be.
 pub(crate) fn worker_range() -> String {
     format!("a number of workers is from 1 to {WORKERS_MAX}")
-}
-
-/// `--config`, or the program's file in /etc if there is one.
-pub(crate) fn file_of(program: &str, named: Option<&Path>) -> Result<Option<PathBuf>, Error> {
-    if let Some(path) = named {
-        let path = std::path::absolute(path)
-            .map_err(|error| Error::because(Exit::Config, format!("cannot find {}", path.display()), error))?;
-        return Ok(Some(path));
-    }
-    let default = PathBuf::from(format!("/etc/{program}.toml"));
-    Ok(default.exists().then_some(default))
 }
 
 fn cores() -> u16 {
@@ -148,9 +232,13 @@ mod tests {
 
     #[test]
     fn more_addresses_than_a_worker_can_be_given_are_refused() {
-        let listen = |count| Overrides { listen: vec![Address::default(); count], ..Overrides::default() };
-        assert!(Settings::load(None, &listen(LISTENERS_MAX)).is_ok());
-        let refused = Settings::load(None, &listen(LISTENERS_MAX + 1)).expect_err("too many");
-        assert_eq!(refused.exit, Exit::Config);
+        let read = |count: usize| {
+            let mut overrides = Overrides::default();
+            let listen = KEYS.iter().find(|key| key.name == "listen").expect("a key");
+            overrides.say(listen, vec!["127.0.0.1:0"; count].join(","));
+            Settings::read(None, &overrides).1
+        };
+        assert!(read(LISTENERS_MAX).is_empty());
+        assert!(read(LISTENERS_MAX + 1).to_string().contains("65 addresses"));
     }
 }

@@ -7,6 +7,7 @@
 pub(crate) mod descriptors;
 pub(crate) mod memory;
 pub(crate) mod passing;
+pub(crate) mod privileges;
 pub(crate) mod process;
 pub(crate) mod signals;
 pub(crate) mod title;

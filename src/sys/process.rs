@@ -12,8 +12,9 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Pid, fork};
+use nix::unistd::{ForkResult, Gid, Pid, Uid, fork};
 
 /// Which side of a fork this is.
 pub(crate) enum Forked {
@@ -34,11 +35,19 @@ pub(crate) fn threads() -> io::Result<Vec<String>> {
 
 /// Forks; the child runs `body` and exits with what it returns.
 pub(crate) fn fork_into(body: impl FnOnce() -> u8) -> io::Result<Pid> {
-    // SAFETY: callers have one thread (the master refuses to start otherwise and makes none), so
-    // the child's memory is consistent and it may do anything.
+    match fork_self()? {
+        Forked::Parent(child) => Ok(child),
+        Forked::Child => exit_now(body()),
+    }
+}
+
+/// Forks: the child goes on with the caller's next line.
+pub(crate) fn fork_self() -> io::Result<Forked> {
+    // SAFETY: callers have one thread (the program refuses to serve otherwise, and the master makes
+    // none), so the child's memory is consistent and it may do anything.
     match unsafe { fork() }? {
-        ForkResult::Parent { child } => Ok(child),
-        ForkResult::Child => exit_now(body()),
+        ForkResult::Parent { child } => Ok(Forked::Parent(child)),
+        ForkResult::Child => Ok(Forked::Child),
     }
 }
 
@@ -125,8 +134,13 @@ pub(crate) struct Program<'a> {
     pub(crate) executable: &'a OwnedFd,
     pub(crate) argv0: &'a str,
     pub(crate) variables: &'a [(&'a str, String)],
+    /// Variables of this process that it shall not have.
+    pub(crate) without: &'a [&'a str],
     pub(crate) control: OwnedFd,
     pub(crate) output: OwnedFd,
+    /// Whom it becomes before it is executed.
+    pub(crate) drop_to: Option<(Uid, Gid)>,
+    pub(crate) umask: Option<Mode>,
 }
 
 /// Starts a program; all signals stay blocked in it until it has its handlers.
@@ -134,19 +148,33 @@ pub(crate) fn start(program: Program<'_>) -> io::Result<Pid> {
     use std::os::fd::AsRawFd;
 
     let control = program.control.as_raw_fd();
-    let mut command = Command::new(format!("/proc/self/fd/{}", program.executable.as_raw_fd()));
+    // While the other is open, its copy has another number than the one that is overwritten.
+    let copy = (program.executable.as_raw_fd() == CONTROL).then(|| program.executable.try_clone()).transpose()?;
+    let executable = copy.as_ref().unwrap_or(program.executable);
+    let (drop_to, mask) = (program.drop_to, program.umask);
+    let mut command = Command::new(format!("/proc/self/fd/{}", executable.as_raw_fd()));
     command
         .arg0(program.argv0)
         .envs(program.variables.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(program.output.try_clone()?)
         .stderr(program.output);
-    // SAFETY: between fork and exec only async-signal-safe calls: sigprocmask, close_range, dup2,
-    // fcntl.
+    for name in program.without {
+        command.env_remove(name);
+    }
+    // SAFETY: between fork and exec mostly async-signal-safe calls: sigprocmask, close_range, dup2,
+    // fcntl, umask, set*id. Giving up capabilities allocates, which is sound in the child of a
+    // process with a single thread, as every caller is.
     unsafe {
         command.pre_exec(move || {
             super::signals::block_all()?;
             super::descriptors::close_on_exec();
+            if let Some(mask) = mask {
+                umask(mask);
+            }
+            if let Some((uid, gid)) = drop_to {
+                super::privileges::drop_to(uid, gid)?;
+            }
             if control == CONTROL {
                 return match libc::fcntl(CONTROL, libc::F_SETFD, 0) {
                     -1 => Err(io::Error::last_os_error()),

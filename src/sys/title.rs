@@ -30,6 +30,16 @@ pub(crate) fn free_the_environment() {
     ENVIRONMENT_MOVED.store(true, Ordering::Relaxed);
 }
 
+/// Makes the variables that this process was started with disappear from /proc/PID/environ.
+///
+/// For a process that was forked without exec; [`free_the_environment`] was called before.
+pub(crate) fn wipe_the_environment() {
+    let Some(area) = Area::find().filter(|_| ENVIRONMENT_MOVED.load(Ordering::Relaxed)) else { return };
+    let start = ptr::with_exposed_provenance_mut::<u8>(area.args_end);
+    // SAFETY: as in `set`: the variables have been moved, and nobody refers to where they were.
+    unsafe { ptr::write_bytes(start, 0, area.end - area.args_end) };
+}
+
 /// Sets the title; does nothing where /proc does not say where the arguments lie.
 ///
 /// A title longer than the arguments is cut there, unless [`free_the_environment`] was called.

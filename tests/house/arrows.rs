@@ -11,11 +11,12 @@ use crate::source::{Source, is_ident, words};
 
 /// The rooms and their layers. Rooms of the layers below `PEERS` may name each other and what is below
 /// them; the rooms of `PEERS` meet only in what is below.
-const ROOMS: [(&str, usize); 13] = [
+const ROOMS: [(&str, usize); 14] = [
     ("sys", 0),
     ("error", 0),
     ("app/declare", 0),
     ("app/configuration", 0),
+    ("app/secret", 0),
     ("settings", 1),
     ("contract", 1),
     ("ipc", 1),
@@ -130,7 +131,7 @@ fn layer(room: &str) -> Option<usize> {
 
 fn room_of(path: &[String]) -> String {
     match path.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["app", low @ ("declare" | "configuration"), ..] => format!("app/{low}"),
+        ["app", low @ ("declare" | "configuration" | "secret"), ..] => format!("app/{low}"),
         ["app", ..] => "app/main".to_owned(),
         _ => path[0].clone(),
     }

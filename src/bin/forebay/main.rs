@@ -16,6 +16,7 @@ use self::simulator_helper::SimulatorHelper;
 fn main() -> ExitCode {
     App::new("forebay")
         .version(env!("CARGO_PKG_VERSION"))
+        .config_example(include_str!("nest/example.toml"))
         .helper::<SimulatorHelper>("simulator")
         .helper::<Nest>("nest")
         .http(async |worker| routes::router(&worker))

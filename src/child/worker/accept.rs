@@ -5,14 +5,14 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, UnixListener};
 
 use super::drain::Drain;
-use crate::app::declare::Replica;
+use crate::app::declare::{Replica, Stream};
 use crate::error::BoxError;
 
 /// How long a worker without descriptors leaves the queue to others.
@@ -36,10 +36,8 @@ async fn serve(mut queue: Queue, replica: &dyn Replica, drain: &Drain) -> BoxErr
         match queue.accept().await {
             Ok((stream, peer)) => {
                 exhausted = false;
-                // Small answers go at once; where this fails the peer is gone already.
-                let _ = stream.set_nodelay(true);
                 let open = drain.open();
-                let connection = replica.serve(Box::new(TokioIo::new(stream)), peer, drain.begun());
+                let connection = replica.serve(stream, peer, drain.begun());
                 drop(tokio::spawn(async move {
                     connection.await;
                     drop(open);
@@ -72,17 +70,21 @@ fn is_peers_fault(error: &io::Error) -> bool {
 
 /// The listeners, looked at in turn.
 struct Queue {
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Listener>,
     next: usize,
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
 }
 
 impl Queue {
     fn new(descriptors: Vec<OwnedFd>) -> io::Result<Self> {
-        let listen = |descriptor| TcpListener::from_std(std::net::TcpListener::from(descriptor));
-        Ok(Self { listeners: descriptors.into_iter().map(listen).collect::<io::Result<_>>()?, next: 0 })
+        Ok(Self { listeners: descriptors.into_iter().map(Listener::new).collect::<io::Result<_>>()?, next: 0 })
     }
 
-    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+    async fn accept(&mut self) -> io::Result<(Stream, Option<SocketAddr>)> {
         poll_fn(|context| {
             for _ in 0..self.listeners.len() {
                 self.next = (self.next + 1) % self.listeners.len();
@@ -93,5 +95,30 @@ impl Queue {
             Poll::Pending
         })
         .await
+    }
+}
+
+impl Listener {
+    /// The kernel says of which family a socket is.
+    fn new(descriptor: OwnedFd) -> io::Result<Self> {
+        let is_unix = socket2::SockRef::from(&descriptor).local_addr()?.is_unix();
+        Ok(if is_unix {
+            Self::Unix(UnixListener::from_std(descriptor.into())?)
+        } else {
+            Self::Tcp(TcpListener::from_std(descriptor.into())?)
+        })
+    }
+
+    fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<(Stream, Option<SocketAddr>)>> {
+        match self {
+            Self::Tcp(listener) => listener.poll_accept(context).map_ok(|(stream, peer)| {
+                // Small answers go at once; where this fails the peer is gone already.
+                let _ = stream.set_nodelay(true);
+                (Box::new(TokioIo::new(stream)) as Stream, Some(peer))
+            }),
+            Self::Unix(listener) => {
+                listener.poll_accept(context).map_ok(|(stream, _)| (Box::new(TokioIo::new(stream)) as Stream, None))
+            }
+        }
     }
 }

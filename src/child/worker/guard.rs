@@ -24,7 +24,7 @@ use super::record;
 /// A service whose panic is an answer: 500, and the connection lives on.
 pub(super) struct Guarded<S> {
     service: TowerToHyperService<S>,
-    peer: SocketAddr,
+    peer: Option<SocketAddr>,
     life: Arc<Life>,
 }
 
@@ -50,7 +50,7 @@ impl Life {
 }
 
 impl<S> Guarded<S> {
-    pub(super) fn new(service: S, peer: SocketAddr, life: Arc<Life>) -> Self {
+    pub(super) fn new(service: S, peer: Option<SocketAddr>, life: Arc<Life>) -> Self {
         Self { service: TowerToHyperService::new(service), peer, life }
     }
 }
@@ -65,7 +65,9 @@ where
     type Future = Answering<TowerToHyperServiceFuture<S, Request<Incoming>>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        introduce(&mut request, self.peer);
+        if let Some(peer) = self.peer {
+            introduce(&mut request, peer);
+        }
         if self.life.ending.load(Ordering::Relaxed) {
             self.life.asked.notify_waiters();
         }

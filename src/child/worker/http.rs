@@ -29,7 +29,8 @@ impl App {
     ///
     /// The closure opens what the replica has for itself (a database connection, a cache) and
     /// returns any tower service of HTTP requests, such as axum's `Router`. Its error, or
-    /// exceeding `[timeouts] ready` (20 s), counts as a crash of the worker.
+    /// exceeding `[timeouts] ready` (20 s), counts as a crash of the worker. Over a Unix socket
+    /// requests have no `ConnectInfo`.
     ///
     /// ```
     /// use axum::{Router, routing::get};
@@ -80,7 +81,7 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    fn serve(&self, stream: Stream, peer: SocketAddr, drain: BoxFuture<()>) -> BoxFuture<()> {
+    fn serve(&self, stream: Stream, peer: Option<SocketAddr>, drain: BoxFuture<()>) -> BoxFuture<()> {
         let life = Arc::new(Life::default());
         let service = Guarded::new(self.service.clone(), peer, life.clone());
         let protocol = self.protocol.clone();
@@ -91,6 +92,7 @@ where
                 () = drain => end(connection.as_mut(), &life).await,
             };
             if let Err(error) = result {
+                let peer = peer.map_or_else(|| "a Unix socket".to_owned(), |peer| peer.to_string());
                 log::debug!("connection from {peer}: {error}");
             }
         })

@@ -11,7 +11,7 @@ mod peers;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,10 @@ use crate::contract::lock;
 use crate::contract::orders::{LogOrder, LogReport};
 use crate::contract::scoreboard::Record;
 use crate::ipc::{channel, frame};
-use crate::sys::passing;
+use crate::sys::{descriptors, passing};
+
+/// Standard output and error, which is the console.
+const STANDARD: [i32; 2] = [1, 2];
 
 const MASTER: Token = Token(0);
 const LISTENER: Token = Token(1);
@@ -74,6 +77,7 @@ pub(crate) fn run(given: Given<'_>) -> io::Result<()> {
         peers: Peers::new(listener),
         captures: Captures::default(),
         console: Console::new(),
+        next_console: None,
         beat: (hang / 8).clamp(BEAT_MIN, BEAT_MAX),
         end: None,
         orphaned: false,
@@ -88,6 +92,8 @@ struct Writer {
     peers: Peers,
     captures: Captures,
     console: Console,
+    /// Where it is to be from the end of this turn on.
+    next_console: Option<OwnedFd>,
     beat: Duration,
     /// When to end at the latest, once nobody will say more.
     end: Option<Instant>,
@@ -122,6 +128,7 @@ impl Writer {
             self.captures.read(&mut self.console);
             self.peers.read(&mut self.console);
             self.console.write();
+            self.move_the_console()?;
             if self.is_finished(alone) {
                 return Ok(());
             }
@@ -151,6 +158,9 @@ impl Writer {
                         self.captures.add(name, stream, self.poll.registry())?;
                     }
                 }
+                Ok(Some((LogOrder::Console, mut streams))) => {
+                    self.next_console = streams.pop();
+                }
                 Ok(Some((LogOrder::Finish, _))) => self.end_within(FINISH),
                 Ok(None) => {
                     self.orphaned = self.end.is_none();
@@ -161,6 +171,12 @@ impl Writer {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// At the end of the turn: what was said before the order is for the old one.
+    fn move_the_console(&mut self) -> io::Result<()> {
+        let Some(console) = self.next_console.take() else { return Ok(()) };
+        STANDARD.iter().try_for_each(|&standard| descriptors::install(console.as_fd(), standard))
     }
 
     fn end_within(&mut self, limit: Duration) {

@@ -1,11 +1,9 @@
 //! The section `[nest]` of the configuration file, and what it means.
 
-use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use forebay::Result;
+use forebay::{Result, SecretFile};
 use http::header::HeaderValue;
 use http::{Method, Uri};
 use hyper::body::Bytes;
@@ -19,7 +17,7 @@ use super::upstream::Call;
 const SIMULATOR_TOKEN: &str = "c.simulator";
 
 /// The longest token file, in bytes.
-const TOKEN_LEN_MAX: u64 = 16 * 1024;
+const TOKEN_LEN_MAX: usize = 16 * 1024;
 
 /// The longest time that may be set: a day.
 const SECONDS_MAX: f64 = 86_400.0;
@@ -35,7 +33,7 @@ pub(crate) struct Config {
     #[serde(deserialize_with = "read_url")]
     pub(crate) url: Option<Uri>,
     #[serde(deserialize_with = "read_token_file")]
-    pub(crate) token_file: Option<PathBuf>,
+    pub(crate) token_file: Option<SecretFile>,
     pub(crate) protocol: Protocol,
     /// An upstream that is silent for so long is gone.
     #[serde(rename = "dead_link_s", deserialize_with = "read_time")]
@@ -186,14 +184,10 @@ fn encoded(id: &str) -> String {
 }
 
 /// The header that the file's content makes.
-fn token(file: &Path) -> Result<HeaderValue, String> {
-    let cannot = |why: String| format!("cannot read {}: {why}", file.display());
-    let len = fs::metadata(file).map_err(|error| cannot(error.to_string()))?.len();
-    if len > TOKEN_LEN_MAX {
-        return Err(cannot(format!("it has {len} bytes, {TOKEN_LEN_MAX} are allowed")));
-    }
-    let text = fs::read_to_string(file).map_err(|error| cannot(error.to_string()))?;
-    bearer(text.trim()).map_err(|why| format!("{} {why}", file.display()))
+fn token(file: &SecretFile) -> Result<HeaderValue, String> {
+    let shown = file.path().display();
+    let text = file.read_to_string(TOKEN_LEN_MAX).map_err(|error| format!("cannot read {shown}: {error}"))?;
+    bearer(text.trim()).map_err(|why| format!("{shown} {why}"))
 }
 
 fn bearer(token: &str) -> Result<HeaderValue, &'static str> {
@@ -211,12 +205,9 @@ fn read_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Uri>, D
 }
 
 /// Looks into the file, so that a wrong one is found before anything starts.
-fn read_token_file<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
-    let file = PathBuf::deserialize(deserializer)?;
-    // A pipe can be read only once: by the helper.
-    if !fs::metadata(&file).is_ok_and(|metadata| !metadata.is_file()) {
-        token(&file).map_err(D::Error::custom)?;
-    }
+fn read_token_file<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SecretFile>, D::Error> {
+    let file = SecretFile::deserialize(deserializer)?;
+    token(&file).map_err(D::Error::custom)?;
     Ok(Some(file))
 }
 
@@ -230,6 +221,8 @@ fn read_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -304,9 +297,9 @@ mod tests {
     }
 
     #[test]
-    fn the_token_may_come_through_a_pipe() {
-        let config: Config = toml::from_str("token_file = '/dev/null'").expect("looked at by the helper only");
-        assert_eq!(config.settings().err().expect("no token").to_string(), "nest.token_file: /dev/null is empty");
+    fn the_token_comes_from_a_file_that_can_be_read_again() {
+        let why = toml::from_str::<Config>("token_file = '/dev/null'").expect_err("a device").to_string();
+        assert!(why.contains("/dev/null: it is no regular file"), "{why}");
     }
 
     #[test]
@@ -333,29 +326,32 @@ mod tests {
     fn the_token_is_trimmed_and_never_shown() {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("token");
-        let settings = |content: &[u8]| {
+        let read = |content: &[u8]| {
             fs::write(&file, content).expect("write");
-            Config { token_file: Some(file.clone()), ..Config::default() }.settings()
+            toml::from_str::<Config>(&format!("token_file = '{}'", file.display()))
         };
-        let authorization = settings(b"\n c.secret \r\n").expect("settings").authorization.expect("a header");
+        let config = read(b"\n c.secret \r\n").expect("a token");
+        let authorization = config.settings().expect("settings").authorization.expect("a header");
         assert_eq!(authorization.as_bytes(), b"Bearer c.secret");
         assert!(!format!("{authorization:?}").contains("secret"));
         for content in [&b""[..], b" \n", b"a\nb", b"\xff"] {
-            let why = settings(content).err().expect("refused").to_string();
+            let why = read(content).expect_err("refused").to_string();
             assert!(why.contains(&file.display().to_string()), "{why}");
         }
     }
 
     #[test]
-    fn the_readme_lists_the_keys() {
+    fn the_reference_and_the_example_list_the_keys() {
         let error = toml::from_str::<Config>("wrong = 1").expect_err("no such key").to_string();
         let (_, known) = error.split_once("expected ").expect("what is known");
         let known: Vec<&str> = known.split('`').skip(1).step_by(2).collect();
-        let readme = include_str!("../../../../README.md");
-        let (_, table) = readme.split_once("\n| `[nest]` key |").expect("the table");
+        let reference = include_str!("../../../../CONFIGURATION.md");
+        let (_, table) = reference.split_once("\n| `[nest]` key |").expect("the table");
         let rows = table.lines().skip(2).take_while(|line| line.starts_with("| "));
         let listed: Vec<&str> = rows.filter_map(|row| row.split('`').nth(1)).collect();
         assert_eq!(listed, known);
+        let example = include_str!("example.toml").lines().filter_map(|line| line.strip_prefix('#')?.split_once(" = "));
+        assert_eq!(example.map(|(key, _)| key).collect::<Vec<_>>(), known);
     }
 
     #[test]

@@ -44,7 +44,7 @@ impl Bench {
         std::fs::write(&token_file, "c.token\n").expect("write");
         let mut config = Config {
             url: Some(config::base(url).expect("a URL")),
-            token_file: Some(token_file),
+            token_file: Some(forebay::SecretFile::open(token_file).expect("a file")),
             dead_link: Duration::from_secs(5),
             backoff_min: Duration::from_millis(20),
             backoff_max: Duration::from_millis(50),

@@ -1,0 +1,129 @@
+//! `check`: reads the configuration and loads the application once, as a start would, and says what
+//! is wrong; nothing is bound and nobody is served.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Instant;
+
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+
+use super::Identity;
+use super::program::{self, Load};
+use crate::contract::ids::Generation;
+use crate::contract::orders::{Manifest, ORDER_LEN_MAX, ZygoteOrder, ZygoteReport};
+use crate::error::{Context, Error, Exit};
+use crate::ipc::frame::{self, Decoder};
+use crate::settings::{Overrides, Settings, count_of_workers};
+use crate::sys::{memory, passing};
+
+/// Looks at everything; what is fine is said in a line.
+///
+/// All mistakes are told: the application's sections are looked at also where the master's own part
+/// is wrong.
+pub(crate) fn check(identity: Identity, file: Option<&Path>, overrides: &Overrides) -> Result<String, Error> {
+    let (settings, mistakes) = Settings::read(file, overrides);
+    let only_configuration = !mistakes.is_empty();
+    // Without its text there is nothing that the application could look at.
+    let is_readable = file.is_none() || !settings.source.is_empty();
+    let verdict = if is_readable && (!only_configuration || settings.service().is_ok()) {
+        load(identity, &settings, only_configuration)
+    } else {
+        Ok(None)
+    };
+    if only_configuration {
+        let ours = mistakes.to_string();
+        return Err(match verdict {
+            Err(theirs) if theirs.exit == Exit::Config => Error::new(Exit::Config, format!("{ours}\n{theirs}")),
+            Ok(_) | Err(_) => Error::new(Exit::Config, ours),
+        });
+    }
+    let manifest = verdict?;
+    Ok(summary(&settings, manifest.as_ref()))
+}
+
+fn summary(settings: &Settings, manifest: Option<&Manifest>) -> String {
+    let file = settings.file.as_ref().map_or_else(|| "the defaults".to_owned(), |file| file.display().to_string());
+    let addresses: Vec<String> =
+        settings.listeners().iter().filter_map(|listener| Some(listener.address.as_ref()?.to_string())).collect();
+    let names = manifest.into_iter().flat_map(|manifest| &manifest.helpers).map(|offer| offer.name.to_string());
+    let names: Vec<String> = names.collect();
+    let helpers = if names.is_empty() { String::new() } else { format!(", helpers {}", names.join(", ")) };
+    let user = settings.user.as_ref().map_or_else(String::new, |user| format!(", as user {user}"));
+    let workers = count_of_workers(settings.workers);
+    format!("{file}: fine: {workers} on {}{user}{helpers}", addresses.join(" "))
+}
+
+/// Starts a zygote as a master would, hears its verdict, and lets it go.
+fn load(identity: Identity, settings: &Settings, only_configuration: bool) -> Result<Option<Manifest>, Error> {
+    let cannot = || "cannot load the application".to_owned();
+    let load = Load::open(&program::path()?, settings, None)?;
+    let (control, theirs) = UnixStream::pair().or_refused(cannot)?;
+    let output = io::stderr().as_fd().try_clone_to_owned().or_refused(cannot)?;
+    let pid = load.start_zygote(identity.name, theirs.into(), output).or_refused(cannot)?;
+    // A lock that nobody else looks at.
+    let lock_file = File::from(memory::sealed_bytes("children.lock", b"").or_refused(cannot)?);
+    let order = ZygoteOrder::Load {
+        generation: Generation(1),
+        filter: settings.log_level.clone(),
+        log_socket: None,
+        config_path: settings.file.clone(),
+        files: load.files(),
+        only_configuration,
+    };
+    let mut out = Vec::new();
+    frame::encode(&order, &mut out);
+    let sent = passing::send(control.as_fd(), &out, &load.given(&lock_file)).or_refused(cannot);
+    let verdict = sent.and_then(|_| hear(&control, settings));
+    // One that has loaded ends when nobody is there any more; one that has not is told so.
+    drop(control);
+    if verdict.as_ref().is_ok_and(Option::is_none) {
+        let _ = kill(pid, Signal::SIGKILL);
+    }
+    let how = waitpid(pid, None).or_refused(cannot)?;
+    match verdict? {
+        Some(ZygoteReport::Loaded(manifest)) => Ok(Some(manifest)),
+        Some(ZygoteReport::Refused { reason, misconfigured: true }) => Err(Error::new(Exit::Config, reason)),
+        Some(ZygoteReport::Refused { .. }) if only_configuration => Ok(None),
+        Some(ZygoteReport::Refused { reason, misconfigured: false }) => {
+            Err(Error::new(Exit::Failed, format!("the application refuses: {reason}")))
+        }
+        Some(ZygoteReport::Forked { .. } | ZygoteReport::ForkFailed { .. }) => {
+            Err(Error::new(Exit::Bug, "the zygote answers what nobody has asked"))
+        }
+        None => {
+            let limit = settings.timeouts.ready.as_secs_f64();
+            Err(Error::new(Exit::Failed, format!("the application did not load within {limit} s ({how:?})")))
+        }
+    }
+}
+
+/// The zygote's first report. `None`: it is silent, or gone.
+fn hear(control: &UnixStream, settings: &Settings) -> Result<Option<ZygoteReport>, Error> {
+    let cannot = || "cannot hear the zygote".to_owned();
+    let deadline = Instant::now() + settings.timeouts.ready;
+    let mut decoder = Decoder::new(ORDER_LEN_MAX);
+    let mut buffer = [0; 4096];
+    loop {
+        if let Some(body) = decoder.next().or_refused(cannot)? {
+            return frame::decode(body).map(Some).or_refused(cannot);
+        }
+        let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+        let left = u16::try_from(left).unwrap_or(u16::MAX);
+        let mut polled = [PollFd::new(control.as_fd(), PollFlags::POLLIN)];
+        if left == 0 || poll(&mut polled, left).or_refused(cannot)? == 0 {
+            return Ok(None);
+        }
+        match (&*control).read(&mut buffer) {
+            Ok(0) => return Ok(None),
+            Ok(count) => decoder.feed(&buffer[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+            Err(error) => return Err(error).or_refused(cannot),
+        }
+    }
+}

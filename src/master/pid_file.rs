@@ -1,0 +1,88 @@
+//! The pid file: the master's number for scripts, locked while the master lives.
+//!
+//! The lock is the truth, not the file: what a dead master has left there is written over.
+
+use std::fs::{self, File, Permissions};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::unistd::geteuid;
+
+use crate::contract::lock;
+use crate::error::{Context, Error, Exit};
+use crate::settings::is_safe_way;
+
+/// The longest content of a pid file, in bytes.
+const LEN_MAX: u64 = 32;
+
+#[derive(Debug)]
+pub(super) struct PidFile {
+    path: PathBuf,
+    /// The only descriptor of it: closing another one would give up the lock.
+    file: File,
+}
+
+impl PidFile {
+    /// Locks it and writes this process's number, or says why that is not safe.
+    pub(super) fn take(path: &Path) -> Result<Self, Error> {
+        let cannot = || format!("cannot use the pid file {}", path.display());
+        is_safe_way(path).or_refused(cannot)?;
+        let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false).mode(0o644).custom_flags(flags.bits());
+        let refuse = |why: &str| Error::new(Exit::Refused, format!("{}: {why}", cannot()));
+        let mut file = match options.open(path) {
+            Err(error) if error.raw_os_error() == Some(Errno::ELOOP as i32) => {
+                return Err(refuse("it is a symbolic link"));
+            }
+            opened => opened.or_refused(cannot)?,
+        };
+        is_sound(&mut file).map_err(|why| refuse(&why))?;
+        if let Some(owner) = lock::take(&file).or_refused(cannot)? {
+            let what = format!("already running: pid {owner} holds the pid file {}", path.display());
+            return Err(Error::new(Exit::Busy, what));
+        }
+        file.set_len(0).or_refused(cannot)?;
+        file.set_permissions(Permissions::from_mode(0o644)).or_refused(cannot)?;
+        writeln!(file, "{}", std::process::id()).or_refused(cannot)?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+}
+
+impl Drop for PidFile {
+    /// Removes it, unless something else lies there by now.
+    fn drop(&mut self) {
+        let ours = self.file.metadata().map(|found| (found.dev(), found.ino()));
+        let there = fs::symlink_metadata(&self.path).map(|found| (found.dev(), found.ino()));
+        if let (Ok(ours), Ok(there)) = (ours, there)
+            && ours == there
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            log::warn!("cannot remove the pid file {}: {error}", self.path.display());
+        }
+    }
+}
+
+/// Nothing of anyone else's is written over, and nothing that is no pid file.
+fn is_sound(file: &mut File) -> Result<(), String> {
+    let found = file.metadata().map_err(|error| error.to_string())?;
+    if !found.is_file() {
+        return Err("it is no regular file".to_owned());
+    }
+    if found.uid() != geteuid().as_raw() {
+        return Err(format!("it belongs to uid {}", found.uid()));
+    }
+    if found.nlink() > 1 {
+        return Err("it has another name too (a hard link)".to_owned());
+    }
+    let mut content = Vec::new();
+    file.take(LEN_MAX + 1).read_to_end(&mut content).map_err(|error| error.to_string())?;
+    let is_number = content.iter().all(|byte| byte.is_ascii_digit() || byte.is_ascii_whitespace());
+    if content.len() as u64 > LEN_MAX || !is_number {
+        return Err("it holds something else than a number: remove it, or name another".to_owned());
+    }
+    file.rewind().map_err(|error| error.to_string())
+}

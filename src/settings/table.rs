@@ -1,0 +1,222 @@
+//! The settings: every key with its default and its meaning, and what it sets.
+//!
+//! File keys, flags, variables, `--help`, `NAME config` and the table of CONFIGURATION.md come from here.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::account::{Account, Group};
+use super::key::{Given, Key};
+use super::{Settings, worker_count};
+
+/// The longest time that may be set, in seconds: a year.
+const SECONDS_MAX: f64 = 366.0 * 86_400.0;
+
+/// The most users who may control a daemon.
+const CONTROL_UIDS_MAX: usize = 64;
+
+/// All keys but those of `[listener.NAME]`, section by section.
+pub(crate) const KEYS: &[Key<Settings>] = &[
+    Key {
+        name: "listen",
+        value: "ADDRESS",
+        default: "\"127.0.0.1:8080\"",
+        meaning: "an address or a list of them: `ADDRESS:PORT`, `[ADDRESS]:PORT`, `unix:/PATH`",
+        is_list: true,
+        set: |settings, given| {
+            let addresses = given.each(|one| one.text()?.parse())?;
+            settings.listen = if addresses.is_empty() { Err("nowhere to listen")? } else { addresses };
+            settings.is_listen_said = true;
+            Ok(())
+        },
+    },
+    Key {
+        name: "workers",
+        value: "N",
+        default: "(one for each core)",
+        meaning: "how many replicas, 1 to 1024",
+        is_list: false,
+        set: |settings, given| {
+            settings.workers = worker_count(given.integer()?)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "run_dir",
+        value: "DIR",
+        default: "(`/run/NAME`, else `$XDG_RUNTIME_DIR/NAME`, else a private one under the temporary directory)",
+        meaning: "where locks and sockets are",
+        is_list: false,
+        set: |settings, given| {
+            settings.run_dir = Some(path(given)?);
+            Ok(())
+        },
+    },
+    Key {
+        name: "pid_file",
+        value: "FILE",
+        default: "(none)",
+        meaning: "holds the master's process id, locked while it lives",
+        is_list: false,
+        set: |settings, given| {
+            settings.pid_file = Some(path(given)?);
+            Ok(())
+        },
+    },
+    Key {
+        name: "user",
+        value: "USER",
+        default: "(whoever starts it)",
+        meaning: "whom all processes but the master run as; takes root",
+        is_list: false,
+        set: |settings, given| {
+            settings.user = Some(Account::read(given)?);
+            Ok(())
+        },
+    },
+    Key {
+        name: "group",
+        value: "GROUP",
+        default: "(the user's first)",
+        meaning: "their group, and that of the run directory",
+        is_list: false,
+        set: |settings, given| {
+            settings.group = Some(Group::read(given)?);
+            Ok(())
+        },
+    },
+    Key {
+        name: "control_uids",
+        value: "USER",
+        default: "[]",
+        meaning: "users, by name or number, who may control the daemon besides root and the master's own",
+        is_list: true,
+        set: |settings, given| {
+            let accounts = given.each(Account::read)?;
+            if accounts.len() > CONTROL_UIDS_MAX {
+                return Err(format!("{} users are named, {CONTROL_UIDS_MAX} are allowed", accounts.len()));
+            }
+            settings.control_uids = accounts.iter().map(|account| account.uid.as_raw()).collect();
+            Ok(())
+        },
+    },
+    Key {
+        name: "timeouts.ready",
+        value: "SECONDS",
+        default: "20",
+        meaning: "for the application to load, and for a worker to get ready; at least 0.1",
+        is_list: false,
+        set: |settings, given| time(&mut settings.timeouts.ready, given, Duration::from_millis(100)),
+    },
+    Key {
+        name: "timeouts.hang",
+        value: "SECONDS",
+        default: "10",
+        meaning: "a loop silent for so long is ended and replaced; at least 0.5",
+        is_list: false,
+        set: |settings, given| time(&mut settings.timeouts.hang, given, Duration::from_millis(500)),
+    },
+    Key {
+        name: "timeouts.drain",
+        value: "SECONDS",
+        default: "30",
+        meaning: "for the open connections of a worker that ends",
+        is_list: false,
+        set: |settings, given| time(&mut settings.timeouts.drain, given, Duration::ZERO),
+    },
+    Key {
+        name: "timeouts.stop",
+        value: "SECONDS",
+        default: "60",
+        meaning: "for the whole stop",
+        is_list: false,
+        set: |settings, given| time(&mut settings.timeouts.stop, given, Duration::ZERO),
+    },
+    Key {
+        name: "restart.intensity",
+        value: "N",
+        default: "5",
+        meaning: "so many deaths of a slot within the period are mended at once",
+        is_list: false,
+        set: |settings, given| {
+            let wrong = |_| "a count is a number from 0 to 4294967295".to_owned();
+            settings.restart.intensity = u32::try_from(given.integer()?).map_err(wrong)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "restart.period",
+        value: "SECONDS",
+        default: "10",
+        meaning: "beyond that, later and later",
+        is_list: false,
+        set: |settings, given| time(&mut settings.restart.period, given, Duration::ZERO),
+    },
+    Key {
+        name: "restart.backoff_max",
+        value: "SECONDS",
+        default: "5",
+        meaning: "but never later than this",
+        is_list: false,
+        set: |settings, given| time(&mut settings.restart.backoff_max, given, Duration::ZERO),
+    },
+    Key {
+        name: "log.level",
+        value: "FILTER",
+        default: "\"info\"",
+        meaning: "in `RUST_LOG`'s syntax; the variable `RUST_LOG` beats the file",
+        is_list: false,
+        set: |settings, given| {
+            let text = given.text()?;
+            env_filter::Builder::new().try_parse(text).map_err(|error| error.to_string())?;
+            text.clone_into(&mut settings.log_level);
+            Ok(())
+        },
+    },
+];
+
+/// The key of the log filter, which `RUST_LOG` sets too.
+pub(super) const LOG_LEVEL: &str = "log.level";
+
+/// The sections that are the master's.
+pub(crate) fn sections() -> impl Iterator<Item = &'static str> + Clone {
+    let mut last = None;
+    let named = KEYS.iter().filter_map(Key::section);
+    named.filter(move |&section| last.replace(section) != Some(section)).chain(["listener"])
+}
+
+fn path(given: &Given<'_>) -> Result<PathBuf, String> {
+    match given.text()? {
+        "" => Err("a path is wanted, this is empty".to_owned()),
+        path => Ok(path.into()),
+    }
+}
+
+fn time(place: &mut Duration, given: &Given<'_>, least: Duration) -> Result<(), String> {
+    let seconds = given.number()?;
+    if !(0.0..=SECONDS_MAX).contains(&seconds) {
+        return Err("a time is a number of seconds, not negative, at most a year".to_owned());
+    }
+    let time = Duration::from_secs_f64(seconds);
+    if time < least {
+        return Err(format!("this time is at least {} seconds", least.as_secs_f64()));
+    }
+    *place = time;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_values_and_the_keys_differ() {
+        let settings = Settings::new();
+        assert_eq!(settings.timeouts.drain, Duration::from_secs(30));
+        assert!(!settings.is_listen_said && settings.listen.len() == 1);
+        for (number, key) in KEYS.iter().enumerate() {
+            assert!(KEYS[number + 1..].iter().all(|other| other.name != key.name), "{}", key.name);
+        }
+        assert_eq!(sections().collect::<Vec<_>>(), ["timeouts", "restart", "log", "listener"]);
+    }
+}
