@@ -346,10 +346,12 @@ fn a_user_who_may_not_is_turned_away_from_the_control_socket() {
     fs::set_permissions(server.run_dir().join("control.sock"), everyone).expect("chmod");
     for command in ["stop", "status"] {
         let output = ask(command);
-        assert!(!output.status.success() && output.stdout.is_empty(), "{command}");
+        assert_eq!(output.status.code(), Some(77), "{command}: {}", complaint(&output));
+        let expected = "fixture: uid 65534 may not control this daemon: root, its own user and `control_uids` may\n";
+        assert_eq!((complaint(&output), output.stdout.is_empty()), (expected.to_owned(), true), "{command}");
     }
     server.wait_for("a line for each", || {
-        (count(&server, "control socket: a user who may not was turned away") >= 2).then_some(())
+        (count(&server, "control socket: uid 65534, who may not, was turned away") >= 2).then_some(())
     });
     assert_eq!(server.status()["state"], "serving");
     server.stop();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 
 use forebay::testing::Server;
@@ -38,8 +39,11 @@ fn the_commands_are_those_of_the_help() {
 #[test]
 fn the_flags_are_those_of_the_help() {
     let mut listed = BTreeSet::new();
-    for command in ["serve", "status", "scale", "restart", "call", "events", "stop"] {
-        for line in help(&[command]).lines().map(str::trim_start).filter(|line| line.contains("--")) {
+    for command in ["serve", "check", "config", "status", "scale", "restart", "call", "events", "stop"] {
+        let help = help(&[command]);
+        // What follows has a row for each key, which is documented as one.
+        let own = help.split_once("Settings:").map_or(help.as_str(), |(own, _)| own);
+        for line in own.lines().map(str::trim_start).filter(|line| line.contains("--")) {
             let flag = line.split(' ').find(|word| word.starts_with("--")).expect("a flag");
             // What follows a flag in the list is its value; within a sentence it is not a flag's row.
             if line.starts_with('-') && flag != "--help" && flag != "--version" {
@@ -52,28 +56,36 @@ fn the_flags_are_those_of_the_help() {
     assert_eq!(documented, listed);
 }
 
-/// The keys that the program names when it meets one that it does not know.
-fn known_keys(section: &str) -> BTreeSet<String> {
-    let directory = tempfile::tempdir().expect("a directory");
-    let file = directory.path().join("wrong.toml");
-    let prefix = if section.is_empty() { String::new() } else { format!("[{section}]\n") };
-    fs::write(&file, format!("{prefix}wrong = 1\n")).expect("write");
-    let output = forebay(&["serve", "--config", file.to_str().expect("text")]);
-    assert_eq!(output.status.code(), Some(78));
-    let message = String::from_utf8(output.stderr).expect("text");
-    let (_, known) = message.split_once("expected ").expect("what is known");
-    known.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+/// Keys as `config` prints them, with their sections.
+fn keys() -> BTreeSet<String> {
+    let output = forebay(&["config"]);
+    assert!(output.status.success());
+    let mut section = String::new();
+    let mut keys = BTreeSet::new();
+    for line in String::from_utf8(output.stdout).expect("text").lines() {
+        let line = line.trim_start_matches('#');
+        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            section = format!("{name}.");
+        } else if let Some((key, _)) = line.split_once(" = ").filter(|_| !line.starts_with(' ')) {
+            keys.insert(format!("{section}{key}"));
+        }
+    }
+    keys
 }
 
 #[test]
-fn the_keys_are_those_of_the_program() {
-    let sections = ["timeouts", "restart", "log"];
-    let mut known = known_keys("");
-    for section in sections {
-        assert!(known.remove(section), "[{section}]");
-        known.extend(known_keys(section).into_iter().map(|key| format!("{section}.{key}")));
+fn the_keys_are_those_of_the_example_and_each_is_a_flag() {
+    let reference = include_str!("../../CONFIGURATION.md");
+    let rows = reference.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let documented: BTreeSet<&str> = rows.collect();
+    let help = help(&["serve"]);
+    for key in keys() {
+        let key = key.strip_prefix("nest.").unwrap_or(&key);
+        assert!(documented.contains(key), "{key}");
     }
-    assert_eq!(column("key").into_iter().map(str::to_owned).collect::<BTreeSet<_>>(), known);
+    for key in keys().iter().filter(|key| !key.starts_with("listener.") && !key.starts_with("nest.")) {
+        assert!(help.contains(&format!("--{} <", key.replace(['.', '_'], "-"))), "{key}");
+    }
 }
 
 #[test]
@@ -103,4 +115,45 @@ fn the_exit_codes_are_those_of_the_code() {
     let codes: Vec<&str> =
         codes.filter_map(|line| line.split_once(" = ")).map(|(_, code)| code.trim_end_matches(',')).collect();
     assert_eq!(column("exit code"), codes);
+}
+
+/// The unit with the program that was built in the place of the installed one.
+fn unit() -> String {
+    include_str!("../../scripts/forebay.service").replace("/usr/bin/forebay", env!("CARGO_BIN_EXE_forebay"))
+}
+
+#[test]
+fn the_unit_for_systemd_is_clean() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let path = scratch.path().join("forebay.service");
+    fs::write(&path, unit()).expect("write");
+    let output =
+        Command::new("systemd-analyze").arg("verify").arg(&path).output().expect("systemd-analyze(1) is there");
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success() && said.is_empty(), "{said}");
+}
+
+#[test]
+fn the_capabilities_of_the_unit_are_enough() {
+    if !nix::unistd::geteuid().is_root() {
+        return println!("SKIPPED: giving up capabilities takes root");
+    }
+    let unit = unit();
+    let line = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).expect("the line");
+    let kept: Vec<String> = line.split(' ').map(|name| name.trim_start_matches("CAP_").to_lowercase()).collect();
+    let bounding = format!("--bounding-set=-all,+{}", kept.join(",+"));
+    let words = ["setpriv", &bounding, "--inh-caps=-all", "--no-new-privs", "--"];
+    let scratch = tempfile::tempdir().expect("a directory");
+    let server = Server::of(env!("CARGO_BIN_EXE_forebay")).under(&words).argument("--user").argument("nobody");
+    fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
+    let server = server.run_dir(scratch.path().join("run")).start();
+    server.signal(server.workers()[0], nix::libc::SIGKILL);
+    server.wait_until("a new worker", |status| status["workers"][0]["restarts"] == 1 && status["state"] == "serving");
+    // The master ends whoever does not end by itself, though it is another user's.
+    let stopped = server.helper("nest");
+    server.signal(stopped, nix::libc::SIGSTOP);
+    server.signal(server.pid(), nix::libc::SIGTERM);
+    server.wait_for_log("stopping");
+    server.signal(server.pid(), nix::libc::SIGTERM);
+    server.wait_for("its end", || (!std::path::Path::new(&format!("/proc/{stopped}")).exists()).then_some(()));
 }

@@ -1,5 +1,6 @@
 //! The daemon as its users meet it: real processes, through the command line.
 
+mod background;
 mod client;
 mod cluster;
 mod commands;
@@ -11,6 +12,7 @@ mod follower;
 mod gateway;
 mod hangs;
 mod held;
+mod identity;
 mod isolation;
 mod lifecycle;
 mod load;
@@ -19,8 +21,10 @@ mod orphans;
 mod pauses;
 mod peer;
 mod peers;
+mod places;
 mod scarcity;
 mod serving;
+mod settings;
 mod shell;
 mod simulator;
 mod singletons;

@@ -298,8 +298,8 @@ fn circles_and_strangers_among_helpers_are_refused_by_name() {
 fn what_no_section_of_the_configuration_is_for_is_refused_by_name() {
     let gateway = || Server::of(env!("CARGO_BIN_EXE_forebay"));
     let table: [(Builder, &str, &[&str]); 8] = [
-        (gateway(), "[nset]\nurl = 'http://a'\n", &["[nset]", "nest", "simulator"]),
-        (gateway(), "[nest]\nulr = 'http://a'\n", &["[nest]", "ulr", "token_file"]),
+        (gateway(), "[nset]\nurl = 'http://a'\n", &[":1: ", "`nset`", "did you mean `nest`?"]),
+        (gateway(), "[nest]\nulr = 'http://a'\n", &[":2: ", "[nest]", "`ulr`", "did you mean `url`?"]),
         (gateway(), "[nest]\ndead_link_s = 'long'\n", &["[nest]", "dead_link_s"]),
         (gateway(), "[nest]\ndead_link_s = -1\n", &["[nest]", "dead_link_s", "-1"]),
         (gateway(), "[nest]\nurl = 'nonsense'\n", &["[nest]", "`url`", "nonsense"]),
