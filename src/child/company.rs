@@ -45,6 +45,7 @@ impl Company {
                 name: HelperName::parse(helper.name)?,
                 version: helper.version.unwrap_or(version).to_owned(),
                 asks: helper.asks.iter().filter(here).map(|name| HelperName::parse(name)).collect::<Result<_, _>>()?,
+                digest: 0,
             })
         };
         self.wanted.iter().map(offer).collect()

@@ -12,6 +12,10 @@ pub(crate) struct Birth(pub(crate) u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Generation(pub(crate) u32);
 
+/// One run of the reload, counted from 1. Whoever asks for a reload is promised one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ReloadNumber(pub(crate) u64);
+
 /// A worker's place, from 0. Its occupants change, it stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Slot(pub(crate) u16);
@@ -45,6 +49,14 @@ pub(crate) enum Role {
 }
 
 impl Role {
+    /// The load that it is a part of; the log helper is of none.
+    pub(crate) fn generation(self) -> Option<Generation> {
+        match self {
+            Self::Zygote(generation) | Self::Helper(_, generation) | Self::Worker(_, generation) => Some(generation),
+            Self::Log => None,
+        }
+    }
+
     /// Whether a zygote forks it; the others the master makes itself.
     pub(crate) fn is_forked(self) -> bool {
         match self {

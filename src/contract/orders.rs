@@ -94,6 +94,9 @@ pub(crate) struct HelperOffer {
     pub(crate) version: String,
     /// The helpers it calls: they serve before it starts.
     pub(crate) asks: Vec<HelperName>,
+    /// Of its part of the configuration. The master's own word, never a zygote's.
+    #[serde(skip)]
+    pub(crate) digest: u64,
 }
 
 /// Master to a process that a zygote has forked.

@@ -48,6 +48,15 @@ impl Master {
                 self.children.signal(birth, Signal::SIGKILL);
                 return None;
             }
+            Action::Prepare(generation) => return Some(self.prepare(generation)),
+            Action::Promise(number) => {
+                self.promise(number);
+                return None;
+            }
+            Action::Reloaded { number, generation, outcome } => {
+                self.reloaded(number, generation, outcome);
+                return None;
+            }
             Action::Report(line) => {
                 report::log(&line, &self.children);
                 self.follow(&line);
@@ -76,7 +85,9 @@ impl Master {
             | Report::Died { .. }
             | Report::Ended { .. }
             | Report::Ending { .. }
-            | Report::Restarting(..)
+            | Report::MakingRoom(..)
+            | Report::NotRestarted(_)
+            | Report::Reload(..)
             | Report::Unkillable(..)
             | Report::Paused(_)
             | Report::Scaled { .. } => {}

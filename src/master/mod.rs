@@ -14,6 +14,7 @@ mod pid_file;
 mod program;
 mod report;
 mod requests;
+mod rollout;
 mod run_dir;
 mod signals;
 mod spare;
@@ -45,7 +46,7 @@ pub(crate) use self::program::path as program_path;
 use self::run_dir::RunDir;
 use self::signals::Wish;
 use self::supervisor::{Event, Fault, Outcome, Policy, Supervisor};
-use crate::contract::ids::{Birth, Role, WORKERS_MAX};
+use crate::contract::ids::{Birth, HELPERS_MAX, Role, WORKERS_MAX};
 use crate::contract::orders::{ChildReport, LogReport, Manifest, ZygoteReport};
 use crate::contract::scoreboard::{Scoreboard, monotonic_ms};
 use crate::error::{Context, Error, Exit};
@@ -62,8 +63,9 @@ const LOG_RETRY: Duration = Duration::from_millis(20);
 /// How long the last records are waited for at the end, in milliseconds.
 const LAST_WORDS_MS: u16 = 1000;
 
-/// Two records for each worker, because generations overlap, and some for helpers.
-const RECORDS: u32 = 2 * WORKERS_MAX as u32 + 64;
+/// Two records for each worker, because generations overlap, and some for helpers, which may be others
+/// in each of them.
+const RECORDS: u32 = 2 * WORKERS_MAX as u32 + 4 * HELPERS_MAX as u32;
 
 /// The program that this is the master of.
 #[derive(Clone, Copy, Debug)]

@@ -120,7 +120,7 @@ mod tests {
         let offer = |text: &&str| {
             let (helper, asks) = text.split_once(':').unwrap_or((text, ""));
             let asks = asks.split_whitespace().map(name).collect();
-            HelperOffer { name: name(helper), version: "1.2".to_owned(), asks }
+            HelperOffer { name: name(helper), version: "1.2".to_owned(), asks, digest: 0 }
         };
         let helpers = helpers.iter().map(offer).collect();
         Manifest { version: orders::VERSION, name: "test".to_owned(), helpers }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::children::Children;
-use super::supervisor::{Next, Report};
-use crate::contract::ids::{Birth, Role};
+use super::supervisor::{Next, Progress, Report};
+use crate::contract::ids::{Birth, HelperName, Role};
 
 /// Writes one report.
 pub(super) fn log(report: &Report, children: &Children) {
@@ -34,8 +34,26 @@ pub(super) fn log(report: &Report, children: &Children) {
         Report::Ending { birth, role, reason } => {
             log::warn!(target: "forebay", "{}: {reason}: ending it", who(*birth, *role));
         }
-        Report::Restarting(birth, role) => {
-            log::info!(target: "forebay", "{}: restarting it: finishing what it has begun", who(*birth, *role));
+        Report::MakingRoom(birth, role, why) => {
+            log::info!(target: "forebay", "{}: {why}: finishing what it has begun", who(*birth, *role));
+        }
+        Report::NotRestarted(name) => {
+            log::info!(target: "forebay", "helper {name}: not restarted: a reload hands it over to a new process");
+        }
+        Report::Reload(number, generation, progress) => {
+            let level = match progress {
+                Progress::RollingBack { .. } | Progress::Cut(_) => log::Level::Warn,
+                Progress::Begun
+                | Progress::ZygoteLoaded
+                | Progress::WorkersReady { .. }
+                | Progress::HandingOver(_)
+                | Progress::HandedOver { .. }
+                | Progress::Accepting
+                | Progress::Stable(_)
+                | Progress::Committed { .. }
+                | Progress::RolledBack => log::Level::Info,
+            };
+            log::log!(target: "forebay", level, "reload {} {generation}: {}", number.0, said(progress));
         }
         Report::Unkillable(birth, role) => {
             log::error!(target: "forebay", "{}: SIGKILL does not end it", who(*birth, *role));
@@ -49,6 +67,52 @@ pub(super) fn log(report: &Report, children: &Children) {
     }
 }
 
+/// How far a reload has come, in words.
+fn said(progress: &Progress) -> String {
+    match progress {
+        Progress::Begun => "begun".to_owned(),
+        Progress::ZygoteLoaded => "zygote loaded".to_owned(),
+        Progress::Cut(oldest) => format!("two generations live at most: ending what is left of {oldest}"),
+        Progress::WorkersReady { ready, of } => format!("workers ready {ready} of {of}"),
+        Progress::HandingOver(helper) => format!("handing over helper {helper}"),
+        Progress::HandedOver { helper, gap } => format!("helper {helper} handed over, away for {}", ms(*gap)),
+        Progress::Accepting => "new workers accept".to_owned(),
+        Progress::Stable(time) => format!("stable for {}", ms(*time)),
+        Progress::Committed { kept } if kept.is_empty() => "committed".to_owned(),
+        Progress::Committed { kept } => {
+            let names: Vec<&str> = kept.iter().map(HelperName::as_str).collect();
+            format!("committed, kept: {}", names.join(", "))
+        }
+        Progress::RollingBack { reason } => format!("rolling back: {reason}"),
+        Progress::RolledBack => "rolled back".to_owned(),
+    }
+}
+
 fn ms(time: Duration) -> String {
     format!("{} ms", time.as_millis())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::ids::Generation;
+
+    #[test]
+    fn the_words_of_a_reload() {
+        let name = |text| HelperName::parse(text).expect(text);
+        let half = Duration::from_millis(500);
+        let table = [
+            (Progress::ZygoteLoaded, "zygote loaded"),
+            (Progress::WorkersReady { ready: 2, of: 3 }, "workers ready 2 of 3"),
+            (Progress::HandedOver { helper: name("nest"), gap: half }, "helper nest handed over, away for 500 ms"),
+            (Progress::Cut(Generation(1)), "two generations live at most: ending what is left of generation 1"),
+            (Progress::Stable(half), "stable for 500 ms"),
+            (Progress::Committed { kept: Vec::new() }, "committed"),
+            (Progress::Committed { kept: vec![name("nest"), name("hub")] }, "committed, kept: nest, hub"),
+            (Progress::RollingBack { reason: "no memory".to_owned() }, "rolling back: no memory"),
+        ];
+        for (progress, words) in table {
+            assert_eq!(said(&progress), words);
+        }
+    }
 }

@@ -64,6 +64,8 @@ pub(crate) struct Settings {
 pub(crate) struct Timeouts {
     /// For a zygote to load and for a worker to get ready.
     pub(crate) ready: Duration,
+    /// For what a reload has made to stay alive before it replaces what was.
+    pub(crate) stable: Duration,
     /// For a silent loop.
     pub(crate) hang: Duration,
     /// For one worker's open connections.

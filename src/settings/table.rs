@@ -109,6 +109,14 @@ pub(crate) const KEYS: &[Key<Settings>] = &[
         set: |settings, given| time(&mut settings.timeouts.ready, given, Duration::from_millis(100)),
     },
     Key {
+        name: "timeouts.stable",
+        value: "SECONDS",
+        default: "1",
+        meaning: "so long all new workers must live in a reload before it is committed; 0 is allowed",
+        is_list: false,
+        set: |settings, given| time(&mut settings.timeouts.stable, given, Duration::ZERO),
+    },
+    Key {
         name: "timeouts.hang",
         value: "SECONDS",
         default: "10",

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::Policy;
 use super::post::Post;
 use crate::contract::ids::{Birth, Generation, HelperName, Role, Slot};
 use crate::contract::orders::HelperOffer;
@@ -9,6 +10,7 @@ use crate::contract::orders::HelperOffer;
 #[derive(Clone, Debug)]
 pub(super) struct Crew {
     pub(super) generation: Generation,
+    pub(super) policy: Policy,
     pub(super) zygote: Post,
     /// In start order; none until the zygote has said which there are.
     pub(super) helpers: Vec<HelperPost>,
@@ -18,27 +20,30 @@ pub(super) struct Crew {
 /// The place of the one process of this name.
 #[derive(Clone, Debug)]
 pub(super) struct HelperPost {
-    pub(super) name: HelperName,
-    pub(super) asks: Vec<HelperName>,
+    pub(super) offer: HelperOffer,
     pub(super) post: Post,
 }
 
 impl Crew {
-    pub(super) fn new(generation: Generation, workers: u16, now: Instant) -> Self {
-        let workers = vec![Post::new(now); usize::from(workers)];
-        Self { generation, zygote: Post::new(now), helpers: Vec::new(), workers }
+    pub(super) fn new(generation: Generation, policy: Policy, now: Instant) -> Self {
+        let workers = vec![Post::new(now); usize::from(policy.workers)];
+        Self { generation, policy, zygote: Post::new(now), helpers: Vec::new(), workers }
     }
 
     /// The zygote offers these. One that was started again offers the same: the master sees to it.
     pub(super) fn adopt(&mut self, offers: Vec<HelperOffer>, now: Instant) {
         if self.helpers.is_empty() {
-            let post = |offer: HelperOffer| HelperPost { name: offer.name, asks: offer.asks, post: Post::new(now) };
+            let post = |offer: HelperOffer| HelperPost { offer, post: Post::new(now) };
             self.helpers = offers.into_iter().map(post).collect();
         }
     }
 
-    fn helper(&mut self, name: HelperName) -> Option<&mut HelperPost> {
-        self.helpers.iter_mut().find(|helper| helper.name == name)
+    pub(super) fn helper(&self, name: HelperName) -> Option<&HelperPost> {
+        self.helpers.iter().find(|helper| helper.offer.name == name)
+    }
+
+    pub(super) fn helper_mut(&mut self, name: HelperName) -> Option<&mut HelperPost> {
+        self.helpers.iter_mut().find(|helper| helper.offer.name == name)
     }
 
     /// The post that is there for this.
@@ -46,7 +51,7 @@ impl Crew {
         match role {
             Role::Log => None,
             Role::Zygote(_) => Some(&mut self.zygote),
-            Role::Helper(name, _) => self.helper(name).map(|helper| &mut helper.post),
+            Role::Helper(name, _) => self.helper_mut(name).map(|helper| &mut helper.post),
             Role::Worker(Slot(slot), _) => self.workers.get_mut(usize::from(slot)),
         }
     }

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::contract::ids::{Birth, Generation, HelperName, Role};
+use super::Policy;
+use crate::contract::ids::{Birth, Generation, HelperName, ReloadNumber, Role};
 use crate::contract::orders::HelperOffer;
 
 /// A fact, from the kernel or from a child.
@@ -28,6 +29,14 @@ pub(crate) enum Event {
     Scale(u16),
     /// This helper shall make room for a new process.
     Restart(HelperName),
+    /// Replace all by a new generation; the answer is `Promise`.
+    #[cfg_attr(not(test), expect(dead_code, reason = "nobody asks yet"))]
+    Reload,
+    /// What `Prepare` asked for is there; these are the settings.
+    #[cfg_attr(not(test), expect(dead_code, reason = "nobody asks yet"))]
+    Prepared(Policy),
+    /// The configuration, or the program, is of no use; why.
+    NotPrepared(String),
     /// End in order.
     Stop,
     /// End at once.
@@ -67,6 +76,17 @@ pub(crate) enum Action {
     Drain(Birth),
     Abort(Birth),
     Kill(Birth),
+    /// Read the configuration and open the program for this generation; the answer, `Prepared` or
+    /// `NotPrepared`, is waited for without a limit.
+    Prepare(Generation),
+    /// Whoever has asked for a reload in this step gets the result of this run.
+    Promise(ReloadNumber),
+    /// A run is over. What only a generation that was rolled back needs may go.
+    Reloaded {
+        number: ReloadNumber,
+        generation: Generation,
+        outcome: ReloadOutcome,
+    },
     /// Say it in the log.
     Report(Report),
     /// The master may end.
@@ -104,16 +124,66 @@ pub(crate) enum Report {
         role: Role,
         reason: String,
     },
-    /// It was asked to make room for its successor.
-    Restarting(Birth, Role),
+    /// It was asked to make room for its successor, because.
+    MakingRoom(Birth, Role, &'static str),
     Unkillable(Birth, Role),
     Paused(Duration),
     Scaled {
         from: u16,
         to: u16,
     },
+    /// Not while a reload hands it over: its next process is a new one anyway.
+    NotRestarted(HelperName),
+    Reload(ReloadNumber, Generation, Progress),
     Stopping {
         at_once: bool,
+    },
+}
+
+/// How far a reload has come.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Progress {
+    Begun,
+    ZygoteLoaded,
+    /// What is left of this generation is killed: two live at most.
+    Cut(Generation),
+    WorkersReady {
+        ready: usize,
+        of: usize,
+    },
+    /// The old process of this helper is asked to make room.
+    HandingOver(HelperName),
+    /// Its successor serves. The gap: from the death of the old process, or from its post being found
+    /// vacant.
+    HandedOver {
+        helper: HelperName,
+        gap: Duration,
+    },
+    /// The new workers accept beside the old ones.
+    Accepting,
+    /// All that is new has stayed alive for so long.
+    Stable(Duration),
+    Committed {
+        kept: Vec<HelperName>,
+    },
+    /// What is new ends, because.
+    RollingBack {
+        reason: String,
+    },
+    /// All is again as it was.
+    RolledBack,
+}
+
+/// How a reload ended.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum ReloadOutcome {
+    /// The new generation serves; these helpers kept their processes.
+    Committed { kept: Vec<HelperName> },
+    /// The old generation serves as before.
+    RolledBack {
+        /// Who has failed, if it was a process.
+        who: Option<Role>,
+        reason: String,
     },
 }
 

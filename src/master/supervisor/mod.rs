@@ -6,12 +6,17 @@
 //! reaped. `simulation.rs` drives it through random faults.
 //!
 //! A *post* is a place to be filled: the log helper, a generation's zygote, a helper of the
-//! application, a worker slot. A *child* is a process, from the decision to make it until it is reaped. Every step ends in
-//! [`Supervisor::settle`], which compares posts with children and orders what is missing.
+//! application, a worker slot. A *crew* is a generation's posts: one serves, and during a reload a
+//! second one is proven beside it. A *child* is a process, from the decision to make it until it is
+//! reaped; one without a post is on its way out. Every step ends in [`Supervisor::settle`], which
+//! compares posts with children and orders what is missing.
 
 mod crew;
 mod events;
+mod handover;
+mod leaving;
 mod post;
+mod reload;
 mod settle;
 #[cfg(test)]
 mod simulation;
@@ -23,11 +28,14 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use self::crew::Crew;
-pub(crate) use self::events::{Action, Event, Fault, Next, Outcome, Report};
+pub(crate) use self::events::{Action, Event, Fault, Next, Outcome, Progress, ReloadOutcome, Report};
+use self::leaving::Leaving;
 use self::post::{Jitter, Post};
+use self::reload::Reloads;
 pub(crate) use self::stage::Stage;
 pub(crate) use self::view::{Place, View};
 use crate::contract::ids::{Birth, Generation, HelperName, Role, Slot, WORKERS_MAX};
+use crate::contract::orders::HelperOffer;
 use crate::settings::{Restart, Timeouts};
 
 /// From SIGABRT to SIGKILL: time for a core dump to begin.
@@ -44,9 +52,9 @@ const DRAIN_GRACE: Duration = Duration::from_secs(2);
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 /// The longest time between two looks at the heartbeats.
 const LOOK_MAX: Duration = Duration::from_secs(1);
-/// So many processes, and no worker more, those included that still drain or cannot be killed: two
-/// generations. Helpers are few, and there is always room for them.
-const CHILDREN_MAX: usize = 2 * WORKERS_MAX as usize;
+/// So many workers, those included that still drain or cannot be killed: two generations. Helpers
+/// are few, and there is always room for them.
+const WORKERS_LIVE_MAX: usize = 2 * WORKERS_MAX as usize;
 
 /// What the whole is doing.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,6 +76,10 @@ pub(crate) struct Child {
     pub(crate) stage: Stage,
     pub(crate) since: Instant,
     last_beat: Instant,
+    /// What it was told at its birth: by this it is judged, whatever a reload changes.
+    timeouts: Timeouts,
+    /// Who owes an answer to the order for it, or owed it.
+    zygote: Option<Birth>,
     /// Why the master ends it, for its obituary.
     reason: Option<String>,
     /// It was asked to make room for its successor: its end is no crash, however it ends.
@@ -92,13 +104,18 @@ pub(crate) struct Policy {
 /// The state of everything that is supervised.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
-    policy: Policy,
     phase: Phase,
     log: Post,
+    /// The generation that serves.
     crew: Crew,
+    reloads: Reloads,
+    /// What is left of other generations.
+    leaving: Vec<Leaving>,
     children: BTreeMap<Birth, Child>,
     next_birth: u64,
     jitter: Jitter,
+    /// The shortest of all generations so far: older processes are judged by it still.
+    hang_min: Duration,
     /// When the next look is due; a later one means that the master was paused.
     due: Option<Instant>,
     actions: Vec<Action>,
@@ -108,13 +125,15 @@ impl Supervisor {
     /// Nothing lives yet; the first step orders everything.
     pub(crate) fn new(policy: Policy, seed: u64, now: Instant) -> Self {
         Self {
-            policy,
             phase: Phase::Starting,
             log: Post::new(now),
-            crew: Crew::new(Generation(1), policy.workers, now),
+            crew: Crew::new(Generation(1), policy, now),
+            reloads: Reloads::new(Generation(1)),
+            leaving: Vec::new(),
             children: BTreeMap::new(),
             next_birth: 1,
             jitter: Jitter::new(seed),
+            hang_min: policy.timeouts.hang,
             due: None,
             actions: Vec::new(),
         }
@@ -131,10 +150,7 @@ impl Supervisor {
             Event::Born(birth) => self.born(birth, now),
             Event::BirthFailed(birth, reason) => self.birth_failed(birth, reason, now),
             Event::Ready(birth) => self.ready(birth, now),
-            Event::Loaded(zygote, helpers) => {
-                self.crew.adopt(helpers, now);
-                self.ready(zygote, now);
-            }
+            Event::Loaded(zygote, helpers) => self.loaded(zygote, helpers, now),
             Event::Refused(birth, fault, reason) => self.refused(birth, fault, reason, now),
             Event::Broken(birth, reason) => self.kill(birth, reason, now),
             Event::Exited(birth, how) => self.exited(birth, how, now),
@@ -145,6 +161,9 @@ impl Supervisor {
             }
             Event::Scale(workers) => self.scale(workers, now),
             Event::Restart(helper) => self.restart(helper, now),
+            Event::Reload => self.ask_for_reload(),
+            Event::Prepared(policy) => self.prepared(policy, now),
+            Event::NotPrepared(reason) => self.not_prepared(reason),
             Event::Stop => match self.phase {
                 Phase::Starting | Phase::Serving => self.stop(Outcome::Stopped, now),
                 Phase::Stopping { .. } | Phase::Over => self.quit(now),
@@ -170,11 +189,12 @@ impl Supervisor {
         self.actions.push(Action::Report(report));
     }
 
-    fn order(&mut self, role: Role, now: Instant) -> Birth {
+    fn order(&mut self, role: Role, zygote: Option<Birth>, timeouts: Timeouts, now: Instant) -> Birth {
         let birth = Birth(self.next_birth);
         self.next_birth += 1;
-        let stage = Stage::Ordered { deadline: now + self.policy.timeouts.ready };
-        let child = Child { role, stage, since: now, last_beat: now, reason: None, makes_room: false };
+        let stage = Stage::Ordered { deadline: now + timeouts.ready };
+        let (since, last_beat) = (now, now);
+        let child = Child { role, stage, since, last_beat, timeouts, zygote, reason: None, makes_room: false };
         self.children.insert(birth, child);
         birth
     }
@@ -188,11 +208,14 @@ impl Supervisor {
     fn born(&mut self, birth: Birth, now: Instant) {
         let Some(child) = self.children.get_mut(&birth) else { return };
         let role = child.role;
-        child.stage = Stage::Booting { deadline: now + self.policy.timeouts.ready };
+        child.stage = Stage::Booting { deadline: now + child.timeouts.ready };
         child.since = now;
         self.report(Report::Born(birth, role));
-        // What a stop finds unborn is not wanted any more.
-        let in_time = !matches!(role, Role::Helper(..)) || !self.stopping();
+        // What a stop, or a hand-over, finds unborn is not wanted any more.
+        let in_time = match role {
+            Role::Helper(name, _) => !self.stopping() && !self.is_lent(name, birth),
+            Role::Log | Role::Zygote(_) | Role::Worker(..) => true,
+        };
         if self.post_of(birth).is_some() && in_time {
             self.act(Action::Begin(birth));
         }
@@ -200,6 +223,9 @@ impl Supervisor {
 
     fn birth_failed(&mut self, birth: Birth, reason: String, now: Instant) {
         let Some(child) = self.children.remove(&birth) else { return };
+        if self.is_new(child.role) {
+            return self.roll_back(Some(child.role), format!("cannot start: {reason}"), now);
+        }
         if self.phase == Phase::Starting {
             let why = format!("cannot start {}: {reason}", child.role);
             self.stop(Outcome::Refused(why), now);
@@ -213,6 +239,15 @@ impl Supervisor {
         self.report(Report::BirthFailed { role: child.role, reason, retry });
     }
 
+    fn loaded(&mut self, zygote: Birth, helpers: Vec<HelperOffer>, now: Instant) {
+        if self.crew.zygote.occupant == Some(zygote) {
+            self.crew.adopt(helpers, now);
+        } else {
+            self.newcomer_loaded(zygote, helpers, now);
+        }
+        self.ready(zygote, now);
+    }
+
     fn ready(&mut self, birth: Birth, now: Instant) {
         let Some(child) = self.children.get_mut(&birth) else { return };
         if !matches!(child.stage, Stage::Booting { .. }) {
@@ -222,12 +257,19 @@ impl Supervisor {
         child.last_beat = now;
         let role = child.role;
         self.report(Report::Ready(birth, role));
+        if matches!(role, Role::Worker(..)) && self.is_new(role) {
+            self.count_the_ready();
+        }
     }
 
     fn refused(&mut self, birth: Birth, fault: Fault, reason: String, now: Instant) {
         let Some(child) = self.children.get_mut(&birth) else { return };
+        let role = child.role;
         child.reason = Some(reason.clone());
-        if self.phase == Phase::Starting && matches!(child.role, Role::Zygote(_)) {
+        if self.is_new(role) {
+            return self.roll_back(Some(role), reason, now);
+        }
+        if self.phase == Phase::Starting && matches!(role, Role::Zygote(_)) {
             let outcome = match fault {
                 Fault::Application => Outcome::Failed(reason),
                 Fault::Configuration => Outcome::Misconfigured(reason),
@@ -247,22 +289,24 @@ impl Supervisor {
 
     fn exited(&mut self, birth: Birth, how: String, now: Instant) {
         let Some(child) = self.children.remove(&birth) else { return };
-        // One that could not be killed and dies at last owes nothing: its successor may.
-        if self.crew.zygote.occupant == Some(birth) {
-            self.forget_orders(now);
-        }
+        self.forget_orders(birth, now);
         let how = match child.reason {
             Some(reason) => format!("{reason}: {how}"),
             None => how,
         };
         let role = child.role;
+        if self.is_new(role) {
+            let next = Next::Nothing;
+            self.report(Report::Died { birth, role, how: how.clone(), next });
+            return self.roll_back(Some(role), how, now);
+        }
         if child.makes_room {
             if let Some(post) = self.post_of(birth) {
                 post.left(&how, now);
             }
             return self.report(Report::Ended { birth, role, how });
         }
-        let (restart, jitter) = (self.policy.restart, self.jitter.next());
+        let (restart, jitter) = (self.crew.policy.restart, self.jitter.next());
         let starting = self.phase == Phase::Starting;
         let wanted = !self.stopping() || (role == Role::Log && self.others_live());
         let next = self.post_of(birth).map(|post| post.died(&how, now, child.since, restart, jitter));
@@ -278,9 +322,9 @@ impl Supervisor {
         }
     }
 
-    /// No zygote, no answer: whoever was born of these orders never begins, and ends by itself.
-    fn forget_orders(&mut self, now: Instant) {
-        let is_lost = |child: &Child| child.role.is_forked() && !child.stage.is_process();
+    /// No zygote, no answer: whoever was born of its orders never begins, and ends by itself.
+    fn forget_orders(&mut self, zygote: Birth, now: Instant) {
+        let is_lost = |child: &Child| child.zygote == Some(zygote) && !child.stage.is_process();
         let lost: Vec<Birth> =
             self.children.iter().filter(|(_, child)| is_lost(child)).map(|(&birth, _)| birth).collect();
         for birth in lost {
@@ -300,8 +344,11 @@ impl Supervisor {
         let role = child.role;
         child.stage = Stage::Killed { deadline: now + KILL_GRACE };
         child.reason.get_or_insert_with(|| reason.clone());
-        self.report(Report::Ending { birth, role, reason });
+        self.report(Report::Ending { birth, role, reason: reason.clone() });
         self.act(Action::Kill(birth));
+        if self.is_new(role) {
+            self.roll_back(Some(role), reason, now);
+        }
     }
 
     fn abort(&mut self, birth: Birth, reason: String, now: Instant) {
@@ -309,8 +356,17 @@ impl Supervisor {
         let role = child.role;
         child.stage = Stage::Aborting { deadline: now + ABORT_GRACE };
         child.reason = Some(reason.clone());
-        self.report(Report::Ending { birth, role, reason });
+        self.report(Report::Ending { birth, role, reason: reason.clone() });
         self.act(Action::Abort(birth));
+        if self.is_new(role) {
+            self.roll_back(Some(role), reason, now);
+        }
+    }
+
+    /// When one that is asked to finish is late.
+    fn drain_limit(&self, birth: Birth, now: Instant) -> Instant {
+        let drain = self.children.get(&birth).map_or(Duration::ZERO, |child| child.timeouts.drain);
+        now + drain + DRAIN_GRACE
     }
 
     fn drain(&mut self, birth: Birth, deadline: Instant, now: Instant) {
@@ -337,24 +393,37 @@ impl Supervisor {
 
     /// The helper's process is asked to finish; when it is gone, its post is filled again.
     fn restart(&mut self, name: HelperName, now: Instant) {
-        let role = Role::Helper(name, self.crew.generation);
-        let Some(post) = self.crew.post(role).filter(|_| !matches!(self.phase, Phase::Stopping { .. })) else { return };
-        let Some(birth) = post.occupant else { return post.vacate(now) };
+        if self.stopping() {
+            return;
+        }
+        if self.is_handed_over(name) {
+            return self.report(Report::NotRestarted(name));
+        }
+        let Some(helper) = self.crew.helper_mut(name) else { return };
+        match helper.post.occupant {
+            Some(birth) => self.make_room(birth, "restarting it", now),
+            None => helper.post.vacate(now),
+        }
+    }
+
+    /// This process of a helper is to end, and that is no crash.
+    fn make_room(&mut self, birth: Birth, why: &'static str, now: Instant) {
         let Some(child) = self.children.get_mut(&birth) else { return };
+        let role = child.role;
         match child.stage {
-            // It has yet to begin.
-            Stage::Ordered { .. } => {}
             Stage::Booting { .. } => {
                 child.makes_room = true;
-                self.kill(birth, "restarting it".to_owned(), now);
+                self.kill(birth, why.to_owned(), now);
             }
             Stage::Ready | Stage::Serving => {
                 child.makes_room = true;
-                self.report(Report::Restarting(birth, role));
-                self.drain(birth, now + self.policy.timeouts.drain + DRAIN_GRACE, now);
+                self.report(Report::MakingRoom(birth, role, why));
+                self.drain(birth, self.drain_limit(birth, now), now);
             }
+            // It has yet to begin.
+            Stage::Ordered { .. }
             // It is ending, and what follows is what was asked for.
-            Stage::Draining { .. } | Stage::Aborting { .. } | Stage::Killed { .. } | Stage::Stuck => {}
+            | Stage::Draining { .. } | Stage::Aborting { .. } | Stage::Killed { .. } | Stage::Stuck => {}
         }
     }
 
@@ -365,6 +434,10 @@ impl Supervisor {
 
     /// The post that this process holds.
     fn post_of(&mut self, birth: Birth) -> Option<&mut Post> {
-        if self.log.occupant == Some(birth) { Some(&mut self.log) } else { self.crew.post_of(birth) }
+        if self.log.occupant == Some(birth) {
+            return Some(&mut self.log);
+        }
+        let newcomer = self.reloads.newcomer_mut();
+        self.crew.post_of(birth).or_else(|| newcomer.and_then(|crew| crew.post_of(birth)))
     }
 }

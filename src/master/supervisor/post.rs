@@ -46,6 +46,14 @@ impl Post {
         self.occupant.is_none() && self.not_before <= now
     }
 
+    /// What `status` tells of the place goes on, whoever takes it over.
+    pub(super) fn succeed(&mut self, other: &Self) {
+        self.restarts += other.restarts;
+        if self.last_exit.is_none() {
+            self.last_exit.clone_from(&other.last_exit);
+        }
+    }
+
     /// The occupant is ordered.
     pub(super) fn fill(&mut self, birth: Birth) {
         self.occupant = Some(birth);

@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::crew::HelperPost;
+use super::crew::{Crew, HelperPost};
 use super::post::Post;
+use super::reload::Step;
 use super::{
-    Action, Birth, CHILDREN_MAX, Child, HelperName, KILL_GRACE, LOOK_MAX, Outcome, PAUSE_MIN, Phase, Report, Role,
-    Slot, Stage, Supervisor,
+    Action, Birth, Generation, HelperName, KILL_GRACE, LOOK_MAX, Outcome, PAUSE_MIN, Phase, Report, Role, Slot, Stage,
+    Supervisor, Timeouts, WORKERS_LIVE_MAX,
 };
 
 impl Supervisor {
@@ -14,7 +15,7 @@ impl Supervisor {
     /// anew. (SIGSTOP of the whole tree, a frozen cgroup, a suspended machine.)
     pub(super) fn notice_pause(&mut self, now: Instant) {
         let Some(gap) = self.due.map(|due| now.saturating_duration_since(due)) else { return };
-        if gap < PAUSE_MIN.min(self.policy.timeouts.hang / 2) {
+        if gap < PAUSE_MIN.min(self.hang_min / 2) {
             return;
         }
         for child in self.children.values_mut() {
@@ -26,6 +27,7 @@ impl Supervisor {
         if let Phase::Stopping { deadline, .. } = &mut self.phase {
             *deadline += gap;
         }
+        self.reloads.postpone(gap, now);
         // Noticed; the end of a step sets it again.
         self.due = None;
         self.report(Report::Paused(gap));
@@ -33,17 +35,18 @@ impl Supervisor {
 
     pub(super) fn settle(&mut self, now: Instant) {
         self.end_the_overdue(now);
-        self.end_the_unwanted(now);
         self.let_the_ready_serve();
+        self.advance(now);
+        self.end_the_unwanted(now);
         self.fill_the_posts(now);
         self.finish(now);
     }
 
     /// When something will be overdue or due.
     pub(super) fn deadline(&self, now: Instant) -> Option<Instant> {
-        let hang = self.policy.timeouts.hang;
-        let look = (hang / 8).min(LOOK_MAX);
         let children = self.children.values().flat_map(|child| {
+            let hang = child.timeouts.hang;
+            let look = (hang / 8).min(LOOK_MAX);
             let beat = child.beats().then(|| (child.last_beat + hang).min(now + look));
             [child.stage.deadline(), beat]
         });
@@ -51,16 +54,18 @@ impl Supervisor {
         let watch = (!self.children.is_empty()).then_some(now + LOOK_MAX);
         // Past its deadline a stop was acted on, and the children's own deadlines count.
         let stop = self.stop_deadline().filter(|&deadline| deadline > now);
-        children.chain(self.vacancies()).flatten().chain(watch).chain(stop).min()
+        children.chain(self.vacancies()).flatten().chain(watch).chain(stop).chain(self.reloads.deadline()).min()
     }
 
     /// When the vacant posts that can be filled may be filled.
     fn vacancies(&self) -> impl Iterator<Item = Option<Instant>> {
         let log = (!self.stopping() || self.others_live()).then_some(&self.log);
-        let zygote = (!self.stopping()).then_some(&self.crew.zygote);
-        let free = self.zygote_is_free().filter(|_| !self.stopping());
-        let forked = free.map(|_| self.fillable()).into_iter().flatten().map(|(_, post)| post);
-        let posts = log.into_iter().chain(zygote).chain(forked);
+        let crews = self.crews().filter(|_| !self.stopping());
+        let forked = crews.flat_map(|crew| {
+            let free = self.free_zygote(crew).map(|_| self.fillable(crew));
+            std::iter::once(&crew.zygote).chain(free.into_iter().flatten().map(|(_, post)| post))
+        });
+        let posts = log.into_iter().chain(forked);
         posts.map(|post| post.occupant.is_none().then_some(post.not_before))
     }
 
@@ -72,7 +77,7 @@ impl Supervisor {
             match child.stage {
                 Stage::Ordered { .. } if overdue => self.zygote_is_silent(birth, now),
                 Stage::Booting { .. } if overdue => {
-                    let limit = seconds(self.policy.timeouts.ready);
+                    let limit = seconds(child.timeouts.ready);
                     self.kill(birth, format!("not ready within {limit}"), now);
                 }
                 Stage::Draining { .. } if overdue => self.kill(birth, "did not end in time".to_owned(), now),
@@ -92,17 +97,16 @@ impl Supervisor {
     }
 
     fn end_if_hung(&mut self, birth: Birth, now: Instant) {
-        let hang = self.policy.timeouts.hang;
-        let silent = |child: &Child| child.beats() && now.saturating_duration_since(child.last_beat) >= hang;
-        if self.children.get(&birth).is_some_and(silent) {
+        let Some(child) = self.children.get(&birth) else { return };
+        let hang = child.timeouts.hang;
+        if child.beats() && now.saturating_duration_since(child.last_beat) >= hang {
             self.abort(birth, format!("hung for {}", seconds(hang)), now);
         }
     }
 
     /// The order was not answered: the zygote is as good as dead.
     fn zygote_is_silent(&mut self, birth: Birth, now: Instant) {
-        let zygote = self.crew.zygote.occupant.filter(|&zygote| zygote != birth);
-        match zygote {
+        match self.children.get(&birth).and_then(|child| child.zygote) {
             Some(zygote) if self.is_process(zygote) => {
                 self.set_stage(birth, Stage::Ordered { deadline: now + KILL_GRACE * 2 });
                 self.kill(zygote, "does not answer".to_owned(), now);
@@ -123,9 +127,7 @@ impl Supervisor {
         }
         match role {
             Role::Worker(..) | Role::Zygote(_) => {
-                if matches!(role, Role::Zygote(_)) {
-                    self.forget_orders(now);
-                }
+                self.forget_orders(birth, now);
                 if let Some(post) = self.post_of(birth) {
                     post.vacate(now);
                 }
@@ -142,6 +144,11 @@ impl Supervisor {
             .map(|(&birth, child)| (birth, child.role))
             .collect();
         for (birth, role) in ready {
+            // New workers wait for each other, and who has lost its post is about to be ended.
+            let waits = matches!(role, Role::Worker(..)) && self.is_new(role);
+            if waits || !self.is_seated(birth, role) {
+                continue;
+            }
             self.set_stage(birth, Stage::Serving);
             if role.is_forked() {
                 self.act(Action::Accept(birth));
@@ -155,50 +162,110 @@ impl Supervisor {
 
     fn fill_the_posts(&mut self, now: Instant) {
         if self.log.is_due(now) && (!self.stopping() || self.others_live()) {
-            let birth = self.order(Role::Log, now);
+            let birth = self.order(Role::Log, None, self.crew.policy.timeouts, now);
             self.log.fill(birth);
             self.act(Action::ForkLog(birth));
         }
         if self.stopping() {
             return;
         }
-        if self.crew.zygote.is_due(now) {
-            let generation = self.crew.generation;
-            let birth = self.order(Role::Zygote(generation), now);
-            self.crew.zygote.fill(birth);
-            self.act(Action::StartZygote(birth, generation));
+        let crews: Vec<(Generation, Timeouts)> =
+            self.crews().map(|crew| (crew.generation, crew.policy.timeouts)).collect();
+        for (generation, timeouts) in crews {
+            let Some((role, zygote)) = self.crew_of(generation).and_then(|crew| self.next_to_make(crew, now)) else {
+                continue;
+            };
+            let birth = self.order(role, zygote, timeouts, now);
+            let newcomer = self.reloads.newcomer_mut().filter(|crew| crew.generation == generation);
+            if let Some(post) = newcomer.unwrap_or(&mut self.crew).post(role) {
+                post.fill(birth);
+            }
+            self.act(match zygote {
+                Some(zygote) => Action::Fork { birth, role, zygote },
+                None => Action::StartZygote(birth, generation),
+            });
         }
-        // One order at a time: it is answered in a fraction of a millisecond.
-        let Some(zygote) = self.zygote_is_free() else { return };
-        let Some((role, _)) = self.fillable().find(|(_, post)| post.is_due(now)) else { return };
-        let birth = self.order(role, now);
-        if let Some(post) = self.crew.post(role) {
-            post.fill(birth);
-        }
-        self.act(Action::Fork { birth, role, zygote });
     }
 
-    /// The posts that a zygote may fill. At first start a helper comes after those it asks, and
+    /// What is to be ordered for this crew now, and from whom: its zygote, or something of its zygote.
+    fn next_to_make(&self, crew: &Crew, now: Instant) -> Option<(Role, Option<Birth>)> {
+        if crew.zygote.is_due(now) {
+            return Some((Role::Zygote(crew.generation), None));
+        }
+        // One order at a time: it is answered in a fraction of a millisecond.
+        let zygote = self.free_zygote(crew)?;
+        let (role, _) = self.fillable(crew).find(|(_, post)| post.is_due(now))?;
+        Some((role, Some(zygote)))
+    }
+
+    /// The posts that a crew's zygote may fill. At first a helper comes after those it asks, and
     /// workers after all helpers; later what dies is replaced whoever else is missing.
-    fn fillable(&self) -> impl Iterator<Item = (Role, &Post)> {
-        let crew = &self.crew;
+    fn fillable<'a>(&'a self, crew: &'a Crew) -> impl Iterator<Item = (Role, &'a Post)> {
         let generation = crew.generation;
-        let starting = self.phase == Phase::Starting;
-        let serves = |helper: &HelperPost| self.serves(&helper.post);
-        let stands = move |name: &HelperName| crew.helpers.iter().any(|helper| helper.name == *name && serves(helper));
-        let helpers = crew.helpers.iter().filter(move |helper| !starting || helper.asks.iter().all(stands));
-        let room = self.children.len() < CHILDREN_MAX && (!starting || crew.helpers.iter().all(serves));
+        let new = self.reloads.run.as_ref().filter(|run| run.generation == generation);
+        let first = self.phase == Phase::Starting || new.is_some();
+        let filling = new.is_none_or(|run| run.step == Step::Filling && self.the_oldest_is_gone());
+        let is_mine = move |name: HelperName| match new {
+            None => !self.is_claimed(name),
+            Some(run) if run.is_new(name) => filling,
+            Some(_) => self.is_claimed(name),
+        };
+        // Whom only the serving generation has is asked there meanwhile.
+        let serves = move |helper: &HelperPost| {
+            self.serves(&helper.post) || new.is_some_and(|run| !run.is_new(helper.offer.name))
+        };
+        let stands = move |name: &HelperName| crew.helper(*name).is_some_and(serves);
+        let helpers = crew.helpers.iter().filter(move |helper| {
+            let name = helper.offer.name;
+            is_mine(name) && self.is_free(name) && (!first || helper.offer.asks.iter().all(stands))
+        });
+        let room = filling && self.has_room() && (!first || crew.helpers.iter().all(serves));
         let workers = if room { crew.workers.as_slice() } else { &[] };
         let workers = (0..).zip(workers).map(move |(slot, post)| (Role::Worker(Slot(slot), generation), post));
-        helpers.map(move |helper| (Role::Helper(helper.name, generation), &helper.post)).chain(workers)
+        helpers.map(move |helper| (Role::Helper(helper.offer.name, generation), &helper.post)).chain(workers)
+    }
+
+    /// The serving crew, and the one that is being proven.
+    fn crews(&self) -> impl Iterator<Item = &Crew> {
+        std::iter::once(&self.crew).chain(self.reloads.newcomer())
+    }
+
+    fn crew_of(&self, generation: Generation) -> Option<&Crew> {
+        self.crews().find(|crew| crew.generation == generation)
+    }
+
+    /// Whether it holds a post: everyone else is on the way out.
+    pub(super) fn is_seated(&self, birth: Birth, role: Role) -> bool {
+        let is_it = |post: &Post| post.occupant == Some(birth);
+        match role {
+            Role::Log => is_it(&self.log),
+            Role::Zygote(generation) => self.crew_of(generation).is_some_and(|crew| is_it(&crew.zygote)),
+            // A helper that was kept is older than its crew.
+            Role::Helper(name, _) => {
+                self.crews().filter_map(|crew| crew.helper(name)).any(|helper| is_it(&helper.post))
+            }
+            Role::Worker(Slot(slot), generation) => {
+                let crew = self.crew_of(generation);
+                crew.and_then(|crew| crew.workers.get(usize::from(slot))).is_some_and(is_it)
+            }
+        }
+    }
+
+    /// Whether one worker more may be made.
+    pub(super) fn has_room(&self) -> bool {
+        self.children.values().filter(|child| matches!(child.role, Role::Worker(..))).count() < WORKERS_LIVE_MAX
     }
 
     /// The zygote, if it is loaded and owes no answer.
-    fn zygote_is_free(&self) -> Option<Birth> {
-        let zygote = self.crew.zygote.occupant?;
+    fn free_zygote(&self, crew: &Crew) -> Option<Birth> {
+        let zygote = crew.zygote.occupant?;
         let loaded = self.children.get(&zygote)?.stage == Stage::Serving;
-        let owes = self.children.values().any(|child| child.role.is_forked() && !child.stage.is_process());
-        (loaded && !owes).then_some(zygote)
+        (loaded && !self.owes(zygote)).then_some(zygote)
+    }
+
+    /// Whether an order to this zygote is not answered.
+    pub(super) fn owes(&self, zygote: Birth) -> bool {
+        self.children.values().any(|child| child.zygote == Some(zygote) && !child.stage.is_process())
     }
 
     fn is_process(&self, birth: Birth) -> bool {
@@ -218,13 +285,13 @@ impl Supervisor {
         posts.all(|post| self.serves(post))
     }
 
-    fn serves(&self, post: &Post) -> bool {
+    pub(super) fn serves(&self, post: &Post) -> bool {
         let child = post.occupant.and_then(|birth| self.children.get(&birth));
         child.is_some_and(|child| child.stage == Stage::Serving)
     }
 }
 
 /// A time as people write it: `10 s`, `0.5 s`.
-fn seconds(time: Duration) -> String {
+pub(super) fn seconds(time: Duration) -> String {
     format!("{} s", time.as_secs_f64())
 }

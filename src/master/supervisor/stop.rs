@@ -1,17 +1,14 @@
 //! The end of what is not wanted any more, and of the whole: in which order, and by when.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::{
-    Action, Birth, Child, DRAIN_GRACE, LOG_GRACE, Outcome, Phase, Report, Role, Stage, Supervisor, ZYGOTE_GRACE,
-};
+use super::{Action, Birth, Child, LOG_GRACE, Outcome, Phase, Report, Role, Stage, Supervisor, ZYGOTE_GRACE};
 
 impl Supervisor {
     pub(super) fn stop(&mut self, outcome: Outcome, now: Instant) {
         if !self.stopping() {
             self.report(Report::Stopping { at_once: false });
-            self.stop_by(now + self.policy.timeouts.stop, outcome);
+            self.stop_by(now + self.crew.policy.timeouts.stop, outcome);
         }
     }
 
@@ -28,6 +25,7 @@ impl Supervisor {
     fn stop_by(&mut self, deadline: Instant, outcome: Outcome) {
         self.phase = Phase::Stopping { deadline, outcome };
         self.crew.workers.clear();
+        self.abandon_the_run();
     }
 
     pub(super) fn stop_deadline(&self) -> Option<Instant> {
@@ -37,16 +35,16 @@ impl Supervisor {
         }
     }
 
-    /// Workers whose post is gone are asked to finish; what has not begun is killed. Of helpers a
-    /// stop kills at once who does not serve yet, and at its limit all.
+    /// Workers whose post is gone are asked to finish; who has not begun to serve is killed, also of
+    /// helpers, whose others end in their order. A stop kills all of both at its limit.
     pub(super) fn end_the_unwanted(&mut self, now: Instant) {
         let late = self.stop_deadline().is_some_and(|deadline| deadline <= now);
         let stopping = self.stopping();
-        let seated: BTreeSet<Birth> = self.crew.workers.iter().filter_map(|post| post.occupant).collect();
         let is_unwanted = |birth: &Birth, child: &Child| match child.role {
-            Role::Worker(..) => !seated.contains(birth),
+            Role::Worker(..) => !self.is_seated(*birth, child.role),
             Role::Helper(..) => {
-                late || stopping && matches!(child.stage, Stage::Ordered { .. } | Stage::Booting { .. })
+                let begins = matches!(child.stage, Stage::Ordered { .. } | Stage::Booting { .. } | Stage::Ready);
+                late || begins && (stopping || !self.is_seated(*birth, child.role))
             }
             Role::Log | Role::Zygote(_) => false,
         };
@@ -58,28 +56,30 @@ impl Supervisor {
             .collect();
         for (birth, stage) in unwanted {
             match stage {
-                Stage::Booting { .. } => self.kill(birth, "not wanted any more".to_owned(), now),
-                Stage::Ready | Stage::Serving if !late => {
-                    let limit = now + self.policy.timeouts.drain + DRAIN_GRACE;
+                Stage::Booting { .. } | Stage::Ready => self.kill(birth, "not wanted any more".to_owned(), now),
+                Stage::Serving if !late => {
+                    let limit = self.drain_limit(birth, now);
                     self.drain(birth, self.stop_deadline().map_or(limit, |stop| stop.min(limit)), now);
                 }
-                Stage::Ready | Stage::Serving | Stage::Draining { .. } if late => {
+                Stage::Serving | Stage::Draining { .. } if late => {
                     self.kill(birth, "stopping at once".to_owned(), now);
                 }
                 // There is nobody to kill yet: without its zygote the order is forgotten.
                 Stage::Ordered { .. } if late => {
-                    if let Some(zygote) = self.crew.zygote.occupant {
+                    if let Some(zygote) = self.children.get(&birth).and_then(|child| child.zygote) {
                         self.kill(zygote, "stopping at once".to_owned(), now);
                     }
                 }
                 Stage::Ordered { .. }
-                | Stage::Ready
                 | Stage::Serving
                 | Stage::Draining { .. }
                 | Stage::Aborting { .. }
                 | Stage::Killed { .. }
                 | Stage::Stuck => {}
             }
+        }
+        if !stopping {
+            self.see_off(now);
         }
     }
 
@@ -108,16 +108,16 @@ impl Supervisor {
         }
     }
 
-    /// In reverse start order, one after the other: who is asked ends after those that ask it.
+    /// In reverse start order, one after the other: who is asked ends after those that ask it. Nobody
+    /// who stays asks whom only another generation has.
     fn end_the_last_helper(&mut self, deadline: Instant, now: Instant) {
-        let live = self.crew.helpers.iter().rev().find_map(|helper| {
-            let birth = helper.post.occupant?;
+        let serving = self.crew.helpers.iter().filter_map(|helper| helper.post.occupant);
+        let live = serving.chain(self.leaving_helpers()).rev().find_map(|birth| {
             let stage = &self.children.get(&birth)?.stage;
             (*stage != Stage::Stuck).then(|| (birth, stage.clone()))
         });
         let Some((birth, Stage::Ready | Stage::Serving)) = live else { return };
-        let limit = now + self.policy.timeouts.drain + DRAIN_GRACE;
-        self.drain(birth, deadline.min(limit), now);
+        self.drain(birth, deadline.min(self.drain_limit(birth, now)), now);
     }
 
     fn end_all(&mut self, role: fn(Role) -> bool, grace: Duration, late: bool, now: Instant) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::dice::Dice;
 use crate::contract::ids::Role;
-use crate::master::supervisor::Policy;
+use crate::settings::Timeouts;
 
 /// How many processes in a hundred have which fault, in one run.
 #[derive(Clone, Copy, Debug)]
@@ -59,8 +59,8 @@ pub(super) struct Character {
 }
 
 impl Character {
-    pub(super) fn good(dice: &mut Dice, policy: &Policy) -> Self {
-        let slowest = dice.pick(&[5, 50, policy.timeouts.ready.as_millis() as u64 / 2]);
+    pub(super) fn good(dice: &mut Dice, timeouts: &Timeouts) -> Self {
+        let slowest = dice.pick(&[5, 50, timeouts.ready.as_millis() as u64 / 2]);
         Self {
             boot: Boot::Ready(dice.millis(0, slowest)),
             dies: None,
@@ -75,8 +75,8 @@ impl Character {
     }
 
     /// `gentle`: it starts well, whatever comes later.
-    pub(super) fn draw(dice: &mut Dice, weather: &Weather, role: Role, policy: &Policy, gentle: bool) -> Self {
-        let mut drawn = Self::good(dice, policy);
+    pub(super) fn draw(dice: &mut Dice, weather: &Weather, role: Role, timeouts: &Timeouts, gentle: bool) -> Self {
+        let mut drawn = Self::good(dice, timeouts);
         let start = if gentle { 2000 } else { 0 };
         let moment = |dice: &mut Dice, chance| {
             let longest = dice.pick(&[0, 100, 1000, 10_000]);

@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::character::{Boot, Character};
-use super::world::{Happening, Process, State, World};
-use crate::contract::ids::{Birth, Role};
-use crate::master::supervisor::{Action, Event, Fault};
+use super::offers;
+use super::world::{Happening, Process, Release, State, World};
+use crate::contract::ids::{Birth, Generation, Role};
+use crate::master::supervisor::{Action, Event, Fault, ReloadOutcome};
 
 impl World {
     /// Does what the supervisor wants; returns what the master learns at once.
@@ -41,7 +42,12 @@ impl World {
                 self.die_after(birth, end, now);
                 None
             }
-            Action::Report(_) | Action::Exit(_) => None,
+            Action::Prepare(generation) => self.prepare(generation, now),
+            Action::Reloaded { generation, outcome: ReloadOutcome::Committed { .. }, .. } => {
+                self.serving = generation;
+                None
+            }
+            Action::Reloaded { .. } | Action::Promise(_) | Action::Report(_) | Action::Exit(_) => None,
         }
     }
 
@@ -64,16 +70,18 @@ impl World {
 
     fn insert(&mut self, birth: Birth, role: Role, zygote: Option<Birth>, now: Instant) {
         let gentle = self.is_calm_start();
+        let timeouts = self.releases[&role.generation().unwrap_or(self.serving)].policy.timeouts;
         let character = if self.faults {
-            Character::draw(&mut self.dice, &self.weather, role, &self.policy, gentle)
+            Character::draw(&mut self.dice, &self.weather, role, &timeouts, gentle)
         } else {
-            Character::good(&mut self.dice, &self.policy)
+            Character::good(&mut self.dice, &timeouts)
         };
         let process = Process {
             role,
             zygote,
             state: State::Ordered,
             character,
+            timeouts,
             made: now,
             begun: false,
             ready: false,
@@ -83,6 +91,25 @@ impl World {
             orders: 0,
         };
         self.processes.insert(birth, process);
+    }
+
+    /// The master reads the configuration and opens the program, or cannot.
+    fn prepare(&mut self, generation: Generation, now: Instant) -> Option<Event> {
+        let answer = if self.fails(self.weather.boots_badly / 4) {
+            Event::NotPrepared("forebay.toml:3: unknown key".to_owned())
+        } else {
+            let before = self.releases[&self.serving].offers.clone();
+            let policy = super::draw_policy(&mut self.dice);
+            let release = Release { policy, offers: offers::next(&mut self.dice, &before) };
+            self.releases.insert(generation, release);
+            Event::Prepared(policy)
+        };
+        if self.dice.percent(80) {
+            return Some(answer);
+        }
+        let delay = self.dice.millis(0, 50);
+        self.push(now + delay, Happening::Wish(answer));
+        None
     }
 
     fn make_at_once(&mut self, birth: Birth, role: Role, now: Instant) -> Event {

@@ -1,22 +1,25 @@
 //! What must never happen, checked after every step.
 //!
 //! The rules keep a ledger of their own, from the events and the actions alone, so that they share
-//! no mistake with the supervisor. `acts.rs` judges single actions, `state.rs` what
-//! a step leaves.
+//! no mistake with the supervisor. `acts.rs` judges single actions, `trial.rs` a reload, `state.rs`
+//! what a step leaves.
 
 mod acts;
+mod facts;
 mod ledger;
 mod state;
+mod trial;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::time::{Duration, Instant};
 
-use self::ledger::{Life, Phase, Place};
+use self::ledger::{Life, Phase, Place, Seat, seat};
+use self::trial::Trial;
 use super::world::World;
-use crate::contract::ids::{Birth, Generation, HelperName, Role, Slot};
+use crate::contract::ids::{Birth, Generation, HelperName, ReloadNumber, Role, Slot};
 use crate::contract::orders::HelperOffer;
-use crate::master::supervisor::{Event, LOOK_MAX, PAUSE_MIN, Policy};
+use crate::master::supervisor::{LOOK_MAX, PAUSE_MIN, Policy};
 
 /// The shortest wait for a place whose occupants die more often than the intensity.
 const CRASH_REST: Duration = Duration::from_millis(50);
@@ -50,17 +53,39 @@ struct Duty {
     give_up: bool,
     /// Is asked to, or killed if it has not begun to work.
     makes_room: Option<Birth>,
+    /// Somebody has asked for a reload.
+    promise: bool,
+    /// The reload cannot succeed.
+    roll_back: bool,
+    /// A third generation has loaded.
+    cut: bool,
+}
+
+/// A generation.
+struct Side {
+    generation: Generation,
+    policy: Policy,
+    /// Once a zygote has said which there are.
+    helpers: Vec<HelperOffer>,
+    workers: u16,
 }
 
 pub(super) struct Rules {
-    policy: Policy,
     now: Instant,
     phase: Phase,
-    generation: Generation,
-    wanted: u16,
-    /// Once a zygote has said which there are.
-    helpers: Vec<HelperOffer>,
-    places: BTreeMap<Role, Place>,
+    serving: Side,
+    /// The longest of all generations so far: a place may rest still when another one serves.
+    backoff_max: Duration,
+    trial: Option<Trial>,
+    /// Results that somebody waits for.
+    promised: BTreeSet<ReloadNumber>,
+    begun: ReloadNumber,
+    /// How many reloads have ended, and when and how the last one has.
+    pub(super) reloads: u32,
+    pub(super) last_reload: Option<(Instant, bool)>,
+    /// Start orders of generations that do not serve any more.
+    past: BTreeMap<Generation, Vec<HelperOffer>>,
+    places: BTreeMap<Seat, Place>,
     lives: BTreeMap<Birth, Life>,
     last_birth: Birth,
     /// When each pause ended, and how long it was.
@@ -72,13 +97,20 @@ impl Rules {
     pub(super) fn new(policy: Policy, now: Instant) -> Self {
         let generation = Generation(1);
         let mut rules = Self {
-            policy,
             now,
             phase: Phase::Starting,
-            generation,
-            wanted: 0,
-            helpers: Vec::new(),
-            places: BTreeMap::from([(Role::Log, Place::new(now)), (Role::Zygote(generation), Place::new(now))]),
+            serving: Side { generation, policy, helpers: Vec::new(), workers: 0 },
+            backoff_max: policy.restart.backoff_max,
+            trial: None,
+            promised: BTreeSet::new(),
+            begun: ReloadNumber(0),
+            reloads: 0,
+            last_reload: None,
+            past: BTreeMap::new(),
+            places: BTreeMap::from([
+                (Role::Log, Place::new(None, now)),
+                (Role::Zygote(generation), Place::new(Some(generation), now)),
+            ]),
             lives: BTreeMap::new(),
             last_birth: Birth(0),
             pauses: Vec::new(),
@@ -96,6 +128,10 @@ impl Rules {
         matches!(self.phase, Phase::Stopping { .. } | Phase::Over)
     }
 
+    pub(super) fn is_reloading(&self) -> bool {
+        self.trial.is_some()
+    }
+
     pub(super) fn paused(&mut self, until: Instant, lasts: Duration) {
         match self.pauses.last_mut() {
             // No step was made between the two: they are one.
@@ -110,193 +146,85 @@ impl Rules {
         self.lives.len() == self.places.len() && self.lives.values().all(works)
     }
 
-    // ---- before the step: the fact --------------------------------------------------------------
-
-    pub(super) fn before(&mut self, event: &Event, now: Instant) {
-        self.now = now;
-        self.duty = Duty::default();
-        match event {
-            Event::Born(birth) => {
-                if let Some(life) = self.lives.get_mut(birth).filter(|life| life.born.is_none()) {
-                    life.born = Some(now);
-                    self.duty.newborn = Some(*birth);
-                }
-            }
-            Event::BirthFailed(birth, _) => {
-                self.duty.give_up = self.phase == Phase::Starting;
-                self.remove(*birth, REFUSED_REST);
-            }
-            Event::Ready(birth) => self.ready(*birth),
-            Event::Loaded(birth, offers) => {
-                self.ready(*birth);
-                self.adopt(offers);
-            }
-            Event::Refused(birth, ..) => {
-                let zygote = self.lives.get(birth).is_some_and(Life::is_zygote);
-                self.duty.give_up = zygote && self.phase == Phase::Starting;
-            }
-            Event::Broken(birth, _) => {
-                if let Some(life) = self.lives.get_mut(birth).filter(|life| life.born.is_some()) {
-                    life.broken = true;
-                }
-            }
-            Event::Exited(birth, _) => self.died(*birth),
-            Event::Heartbeat(birth, at) => {
-                if let Some(life) = self.lives.get_mut(birth) {
-                    life.heartbeat = Some(*at);
-                }
-            }
-            Event::Scale(workers) => {
-                if !self.is_stopping() {
-                    self.scale(*workers);
-                }
-            }
-            Event::Restart(helper) => {
-                if !self.is_stopping() {
-                    self.restart(*helper);
-                }
-            }
-            Event::Stop => self.told_to_stop(self.policy.timeouts.stop),
-            Event::Quit => self.told_to_stop(Duration::ZERO),
-            Event::Tick => {}
-        }
-    }
-
-    fn ready(&mut self, birth: Birth) {
-        let expected = |life: &&mut Life| life.begun && !life.is_ending() && life.ready.is_none();
-        if let Some(life) = self.lives.get_mut(&birth).filter(expected) {
-            life.ready = Some(self.now);
-        }
-    }
-
-    fn adopt(&mut self, offers: &[HelperOffer]) {
-        if self.helpers.is_empty() {
-            self.helpers = offers.to_vec();
-            for offer in offers {
-                self.places.insert(Role::Helper(offer.name, self.generation), Place::new(self.now));
-            }
-        }
-    }
-
-    fn restart(&mut self, name: HelperName) {
-        let role = Role::Helper(name, self.generation);
-        let now = self.now;
-        match self.lives.iter_mut().find(|(_, life)| life.role == role) {
-            Some((_, life)) if life.born.is_none() || life.is_ending() => {}
-            Some((&birth, life)) => {
-                life.makes_room = true;
-                self.duty.makes_room = Some(birth);
-            }
-            None => {
-                if let Some(place) = self.places.get_mut(&role) {
-                    place.vacate(now, Duration::ZERO);
-                    place.at_once = true;
-                }
-            }
-        }
-    }
-
-    fn remove(&mut self, birth: Birth, rest: Duration) {
-        let Some(life) = self.lives.remove(&birth) else {
-            return;
-        };
-        if let Some(place) = self.places.get_mut(&life.role).filter(|_| life.holds_its_place()) {
-            place.vacate(self.now, rest);
-            place.at_once = life.makes_room;
-        }
-    }
-
-    fn died(&mut self, birth: Birth) {
-        let (now, restart) = (self.now, self.policy.restart);
-        let mut rest = Duration::ZERO;
-        if let Some(life) = self.lives.get(&birth).filter(|life| life.holds_its_place() && !life.makes_room)
-            && let Some(place) = self.places.get_mut(&life.role)
-        {
-            place.deaths.push(now);
-            place.deaths.retain(|&death| now - death <= restart.period);
-            let loops = place.deaths.len() > restart.intensity as usize;
-            if loops {
-                rest = CRASH_REST.min(restart.backoff_max / 2);
-            }
-            self.duty.give_up = (loops || life.is_zygote()) && self.phase == Phase::Starting;
-        }
-        self.remove(birth, rest);
-    }
-
-    fn scale(&mut self, workers: u16) {
-        let generation = self.generation;
-        for slot in self.wanted..workers {
-            self.places.insert(Role::Worker(Slot(slot), generation), Place::new(self.now));
-        }
-        for slot in workers..self.wanted {
-            let role = Role::Worker(Slot(slot), generation);
-            self.places.remove(&role);
-            for life in self.lives.values_mut().filter(|life| life.role == role) {
-                life.unwanted = true;
-            }
-        }
-        self.wanted = workers;
-    }
-
-    fn told_to_stop(&mut self, within: Duration) {
-        match self.phase {
-            Phase::Starting | Phase::Serving => self.stop(within, true),
-            Phase::Stopping { told, .. } if !self.is_late() => self.stop(Duration::ZERO, told),
-            Phase::Stopping { .. } | Phase::Over => {}
-        }
-    }
-
-    fn stop(&mut self, within: Duration, told: bool) {
-        self.scale(0);
-        // Nobody waits for a helper that does not work yet.
-        for life in self.lives.values_mut().filter(|life| life.is_helper() && life.ready.is_none()) {
-            life.unwanted = true;
-        }
-        self.phase = Phase::Stopping { since: self.now, within, told };
-    }
-
     // ---- what is the case -----------------------------------------------------------------------
 
-    fn holder(&self, role: Role) -> Option<&Life> {
-        self.lives.values().find(|life| life.role == role && life.holds_its_place())
+    fn holder(&self, seat: Seat) -> Option<&Life> {
+        self.lives.values().find(|life| life.seat() == seat && life.holds_its_place())
     }
 
-    /// Whether all that must work before this place is filled does: at first start a helper comes
-    /// after those it asks, and workers after all helpers.
+    /// Whether a process of this helper lives, or may, whatever its generation.
+    fn lives_somewhere(&self, name: HelperName) -> bool {
+        self.lives.values().any(|life| life.is_named(name))
+    }
+
+    fn is_new(&self, life: &Life) -> bool {
+        self.trial.as_ref().is_some_and(|trial| Some(trial.generation) == life.home && !trial.is_rolling_back())
+    }
+
+    /// Who is left of neither the serving generation nor the one on trial.
+    fn is_oldest(&self, life: &Life) -> bool {
+        let trial = self.trial.as_ref().map(|trial| trial.generation);
+        life.home.is_some_and(|home| home != self.serving.generation && Some(home) != trial)
+    }
+
+    /// Whether all that must work before this place is filled does: at first a helper comes after
+    /// those it asks, and workers after all helpers.
     fn has_whom_it_needs(&self, role: Role) -> bool {
+        let trial = self.trial.as_ref().filter(|trial| role.generation() == Some(trial.generation));
+        if trial.is_none() && self.phase != Phase::Starting {
+            return true;
+        }
+        let helpers = match trial {
+            Some(trial) if self.lives.values().any(|life| self.is_oldest(life) && !life.unkillable) => {
+                // Whom the serving generation has goes over later.
+                return matches!(role, Role::Helper(name, _) if !trial.is_only_new(name));
+            }
+            Some(trial) => trial.only_new(),
+            None => self.serving.helpers.iter().collect(),
+        };
         let works = |name: HelperName| {
-            let holder = self.holder(Role::Helper(name, self.generation));
+            let holder = self.holder(seat(Role::Helper(name, Generation(0))));
             holder.is_some_and(|life| life.works() && !life.unkillable)
         };
-        let needs = |offer: &HelperOffer| match role {
-            Role::Log | Role::Zygote(_) => false,
-            Role::Helper(name, _) => {
-                self.helpers.iter().any(|asks| asks.name == name && asks.asks.contains(&offer.name))
-            }
-            Role::Worker(..) => true,
-        };
-        self.phase != Phase::Starting || self.helpers.iter().filter(|offer| needs(offer)).all(|offer| works(offer.name))
+        let asks = |name: HelperName| helpers.iter().find(|offer| offer.name == name).map(|offer| &offer.asks);
+        helpers.iter().all(|needed| match role {
+            Role::Log | Role::Zygote(_) => true,
+            Role::Helper(name, _) => !asks(name).is_some_and(|asks| asks.contains(&needed.name)) || works(needed.name),
+            Role::Worker(..) => works(needed.name),
+        })
     }
 
-    /// Of the helpers that live, the one that starts last.
-    fn last_helper(&self) -> Option<&Life> {
-        let live = |offer: &HelperOffer| {
-            let role = Role::Helper(offer.name, self.generation);
-            self.lives.values().find(|life| life.role == role && !life.unkillable)
-        };
-        self.helpers.iter().rev().find_map(live)
+    /// Whether somebody lives who may ask this helper: a worker of its generation, or a helper that
+    /// starts after it.
+    fn is_needed(&self, name: HelperName, home: Generation) -> bool {
+        let order = if home == self.serving.generation { Some(&self.serving.helpers) } else { self.past.get(&home) };
+        let place = |name: HelperName| order.into_iter().flatten().position(|offer| offer.name == name);
+        let mut lives = self.lives.values().filter(|life| life.home == Some(home) && !life.unkillable);
+        lives.any(|life| match life.role {
+            Role::Log | Role::Zygote(_) => false,
+            Role::Helper(other, _) => place(other) > place(name),
+            Role::Worker(..) => true,
+        })
     }
 
     fn has_free_zygote(&self, generation: Generation) -> bool {
-        let idle = |birth| !self.lives.values().any(|life| life.zygote == Some(birth) && life.born.is_none());
         self.lives.iter().any(|(&birth, life)| {
-            life.role == Role::Zygote(generation) && life.ready.is_some() && !life.is_ending() && idle(birth)
+            life.role == Role::Zygote(generation) && life.ready.is_some() && !life.is_ending() && !self.owes(birth)
         })
+    }
+
+    /// Whether an order to this zygote is not answered.
+    fn owes(&self, zygote: Birth) -> bool {
+        self.lives.values().any(|life| life.zygote == Some(zygote) && life.born.is_none())
+    }
+
+    fn live(&self, who: impl Fn(&Life) -> bool) -> bool {
+        self.lives.values().any(|life| who(life) && !life.unkillable)
     }
 
     /// Whether anyone but the log helper lives who can be ended.
     fn others_live(&self) -> bool {
-        self.lives.values().any(|life| life.role != Role::Log && !life.unkillable)
+        self.live(|life| life.role != Role::Log)
     }
 
     /// A stop's time is over.

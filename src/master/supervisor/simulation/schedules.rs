@@ -1,108 +1,12 @@
 //! Schedules of faults that once broke the supervisor, written out.
 
-use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::offers::offer;
-use crate::contract::ids::{Birth, Generation, HelperName, Role, WORKERS_MAX};
+use super::offers::{name, offer};
+use super::play::{LOG, POLICY, Play, WORKER, ZYGOTE};
+use crate::contract::ids::{Birth, Generation, Role, WORKERS_MAX};
 use crate::contract::orders::HelperOffer;
-use crate::master::supervisor::{
-    Action, CHILDREN_MAX, Event, KILL_GRACE, LOG_GRACE, Outcome, Policy, Report, Supervisor,
-};
-use crate::settings::{Restart, Timeouts};
-
-const POLICY: Policy = Policy {
-    workers: 1,
-    timeouts: Timeouts {
-        ready: Duration::from_secs(20),
-        hang: Duration::from_secs(10),
-        drain: Duration::from_secs(5),
-        stop: Duration::from_secs(8),
-    },
-    restart: Restart { intensity: 5, period: Duration::from_secs(10), backoff_max: Duration::from_secs(5) },
-};
-
-/// In this order everything is born.
-const LOG: Birth = Birth(1);
-const ZYGOTE: Birth = Birth(2);
-const WORKER: Birth = Birth(3);
-
-/// A supervisor whose own births succeed, and whose children's hearts beat.
-struct Play {
-    supervisor: Supervisor,
-    now: Instant,
-}
-
-impl Play {
-    fn start(policy: Policy) -> Self {
-        let now = Instant::now();
-        let mut play = Self { supervisor: Supervisor::new(policy, 1, now), now };
-        play.tell(Event::Tick);
-        play
-    }
-
-    /// All of it serves.
-    fn serving(policy: Policy) -> Self {
-        let mut play = Self::start(policy);
-        play.tell(Event::Ready(LOG));
-        play.tell(Event::Loaded(ZYGOTE, Vec::new()));
-        for worker in 0..u64::from(policy.workers) {
-            play.answer(Birth(WORKER.0 + worker));
-        }
-        assert_eq!(play.supervisor.view().state, "serving");
-        play
-    }
-
-    fn tell(&mut self, event: Event) -> Vec<Action> {
-        let mut events = VecDeque::from([event]);
-        let mut all = Vec::new();
-        while let Some(event) = events.pop_front() {
-            let actions = self.supervisor.step(event, self.now);
-            events.extend(actions.iter().filter_map(|action| match action {
-                Action::ForkLog(birth) | Action::StartZygote(birth, _) => Some(Event::Born(*birth)),
-                _ => None,
-            }));
-            all.extend(actions);
-        }
-        all
-    }
-
-    /// The zygote has made this worker, and it is ready.
-    fn answer(&mut self, worker: Birth) -> Vec<Action> {
-        let mut all = self.tell(Event::Born(worker));
-        all.extend(self.tell(Event::Ready(worker)));
-        all
-    }
-
-    fn exit(&mut self, birth: Birth) -> Vec<Action> {
-        self.tell(Event::Exited(birth, "exited with 0".to_owned()))
-    }
-
-    /// Lets time pass as the master does.
-    fn wait(&mut self, time: Duration) -> Vec<Action> {
-        let until = self.now + time;
-        let mut all = Vec::new();
-        while self.now < until && !all.iter().any(|action| matches!(action, Action::Exit(_))) {
-            self.now = self.supervisor.due().map_or(until, |due| due.clamp(self.now, until));
-            for place in self.supervisor.view().places {
-                let beat = place.birth.map(|birth| Event::Heartbeat(birth, self.now));
-                all.extend(beat.into_iter().flat_map(|beat| self.tell(beat)));
-            }
-            all.extend(self.tell(Event::Tick));
-        }
-        all
-    }
-
-    /// Nothing runs.
-    fn pause(&mut self, time: Duration) -> Vec<Action> {
-        self.now += time;
-        self.tell(Event::Tick)
-    }
-
-    fn live(&self) -> usize {
-        self.supervisor.view().places.iter().filter(|place| place.birth.is_some()).count()
-    }
-}
+use crate::master::supervisor::{Action, Event, KILL_GRACE, LOG_GRACE, Outcome, Report, WORKERS_LIVE_MAX};
 
 fn is_unkillable(actions: &[Action], birth: Birth) -> bool {
     let said = |action: &Action| matches!(action, Action::Report(Report::Unkillable(whom, _)) if *whom == birth);
@@ -225,7 +129,8 @@ fn a_scale_that_swings_does_not_make_processes_without_end() {
         }
         play.tell(Event::Scale(1));
     }
-    assert_eq!(play.live(), CHILDREN_MAX);
+    // And the log helper, and the zygote.
+    assert_eq!(play.live(), WORKERS_LIVE_MAX + 2);
     play.tell(Event::Scale(2));
     assert!(play.supervisor.due().is_some_and(|due| due > play.now), "nothing spins");
     assert!(order(&play.exit(worker)).is_some(), "room was made");
@@ -236,10 +141,6 @@ fn a_scale_that_swings_does_not_make_processes_without_end() {
 /// In this order they are born, before the worker.
 const NEST: Birth = Birth(3);
 const HUB: Birth = Birth(4);
-
-fn name(text: &str) -> HelperName {
-    HelperName::parse(text).expect(text)
-}
 
 /// The hub asks the nest.
 fn helpers() -> Vec<HelperOffer> {

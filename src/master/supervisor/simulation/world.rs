@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use super::character::{Character, Weather};
 use super::dice::Dice;
-use crate::contract::ids::{Birth, Role};
+use crate::contract::ids::{Birth, Generation, Role};
 use crate::contract::orders::HelperOffer;
 use crate::master::supervisor::{Event, Policy};
+use crate::settings::Timeouts;
 
 /// What comes of the passing of time.
 pub(super) enum Fact {
@@ -64,6 +65,8 @@ pub(super) struct Process {
     pub(super) zygote: Option<Birth>,
     pub(super) state: State,
     pub(super) character: Character,
+    /// What it was told when it was made.
+    pub(super) timeouts: Timeouts,
     pub(super) made: Instant,
     pub(super) begun: bool,
     pub(super) ready: bool,
@@ -74,12 +77,19 @@ pub(super) struct Process {
     pub(super) orders: u32,
 }
 
+/// One generation's settings, and its helpers.
+#[derive(Clone, Debug)]
+pub(super) struct Release {
+    pub(super) policy: Policy,
+    pub(super) offers: Vec<HelperOffer>,
+}
+
 pub(super) struct World {
     pub(super) dice: Dice,
-    pub(super) policy: Policy,
     pub(super) weather: Weather,
-    /// The application's helpers.
-    pub(super) offers: Vec<HelperOffer>,
+    /// What each generation is like.
+    pub(super) releases: BTreeMap<Generation, Release>,
+    pub(super) serving: Generation,
     queue: BTreeMap<(Instant, u64), Happening>,
     sequence: u64,
     pub(super) processes: BTreeMap<Birth, Process>,
@@ -97,12 +107,12 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(dice: Dice, policy: Policy, weather: Weather, offers: Vec<HelperOffer>) -> Self {
+    pub(super) fn new(dice: Dice, weather: Weather, first: Release) -> Self {
         Self {
             dice,
-            policy,
             weather,
-            offers,
+            releases: BTreeMap::from([(Generation(1), first)]),
+            serving: Generation(1),
             queue: BTreeMap::new(),
             sequence: 0,
             processes: BTreeMap::new(),
@@ -173,7 +183,7 @@ impl World {
             Some(_) | None => now,
         };
         let until = process.hung.map_or(until, |hung| hung.min(until));
-        let period = self.policy.timeouts.hang / 4;
+        let period = process.timeouts.hang / 4;
         let turns = (until - process.made).as_millis() / period.as_millis();
         Some(process.made + period * u32::try_from(turns).expect("a run is short"))
     }
@@ -247,7 +257,7 @@ impl World {
     /// What a process says when it can do its work.
     pub(super) fn good_news(&self, birth: Birth, role: Role) -> Event {
         match role {
-            Role::Zygote(_) => Event::Loaded(birth, self.offers.clone()),
+            Role::Zygote(generation) => Event::Loaded(birth, self.releases[&generation].offers.clone()),
             Role::Log | Role::Helper(..) | Role::Worker(..) => Event::Ready(birth),
         }
     }
@@ -255,7 +265,11 @@ impl World {
     /// Whether another process than this does this one's work, or did and is not reaped.
     pub(super) fn has_double(&self, birth: Birth) -> bool {
         let Some(role) = self.processes.get(&birth).map(|process| process.role) else { return false };
-        let double = |(&other, process): (&Birth, &Process)| other != birth && process.role == role && process.begun;
+        let same = |other: Role| match (role, other) {
+            (Role::Helper(one, _), Role::Helper(other, _)) => one == other,
+            (one, other) => one == other,
+        };
+        let double = |(&other, process): (&Birth, &Process)| other != birth && same(process.role) && process.begun;
         self.processes.iter().any(double)
     }
 

@@ -2,12 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use crate::contract::ids::{Birth, Role};
+use crate::contract::ids::{Birth, Generation, HelperName, Role};
+use crate::settings::Timeouts;
 
 /// What has happened to one process, from its order to its end.
 #[derive(Debug)]
 pub(super) struct Life {
     pub(super) role: Role,
+    /// The generation that it is a part of now: a helper that is kept changes it.
+    pub(super) home: Option<Generation>,
+    /// What it was told at its birth.
+    pub(super) timeouts: Timeouts,
     /// Who was asked to fork it.
     pub(super) zygote: Option<Birth>,
     pub(super) ordered: Instant,
@@ -26,12 +31,18 @@ pub(super) struct Life {
     pub(super) unkillable: bool,
     /// It was told to make room for its successor: its end is nobody's fault.
     pub(super) makes_room: bool,
+    /// Its generation was rolled back.
+    pub(super) rolled_back: bool,
+    /// Its generation is the third.
+    pub(super) cut: bool,
 }
 
 impl Life {
-    pub(super) fn ordered(role: Role, zygote: Option<Birth>, now: Instant) -> Self {
+    pub(super) fn ordered(role: Role, zygote: Option<Birth>, timeouts: Timeouts, now: Instant) -> Self {
         Self {
             role,
+            home: role.generation(),
+            timeouts,
             zygote,
             ordered: now,
             born: None,
@@ -46,6 +57,8 @@ impl Life {
             broken: false,
             unkillable: false,
             makes_room: false,
+            rolled_back: false,
+            cut: false,
         }
     }
 
@@ -64,6 +77,15 @@ impl Life {
         self.ready.is_some() && !self.is_ending()
     }
 
+    /// The place that it is in: a helper has one whatever its generation.
+    pub(super) fn seat(&self) -> Seat {
+        seat(self.role)
+    }
+
+    pub(super) fn is_named(&self, name: HelperName) -> bool {
+        matches!(self.role, Role::Helper(of, _) if of == name)
+    }
+
     pub(super) fn is_helper(&self) -> bool {
         matches!(self.role, Role::Helper(..))
     }
@@ -77,9 +99,21 @@ impl Life {
     }
 }
 
+/// A place's name: the role, a helper's without its generation.
+pub(super) type Seat = Role;
+
+pub(super) fn seat(role: Role) -> Seat {
+    match role {
+        Role::Helper(name, _) => Role::Helper(name, Generation(0)),
+        Role::Log | Role::Zygote(_) | Role::Worker(..) => role,
+    }
+}
+
 /// The place of the log helper, a zygote, a helper or a worker.
 #[derive(Debug)]
 pub(super) struct Place {
+    /// The generation that fills it.
+    pub(super) owner: Option<Generation>,
     pub(super) vacant_since: Instant,
     /// It is not filled again before this has passed.
     pub(super) rest: Duration,
@@ -89,8 +123,8 @@ pub(super) struct Place {
 }
 
 impl Place {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { vacant_since: now, rest: Duration::ZERO, deaths: Vec::new(), at_once: false }
+    pub(super) fn new(owner: Option<Generation>, now: Instant) -> Self {
+        Self { owner, vacant_since: now, rest: Duration::ZERO, deaths: Vec::new(), at_once: false }
     }
 
     pub(super) fn vacate(&mut self, now: Instant, rest: Duration) {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::ledger::{Life, Phase};
-use super::{REFUSED_MAX, Rules, STOP_GRACE, Verdict, World, require};
+use super::{Generation, REFUSED_MAX, Rules, STOP_GRACE, Verdict, World, require};
 use crate::contract::ids::{Birth, Role};
 use crate::master::supervisor::{ABORT_GRACE, Action, DRAIN_GRACE, KILL_GRACE, LOG_GRACE, Supervisor, ZYGOTE_GRACE};
 
@@ -28,7 +28,11 @@ impl Rules {
             require(life.is_ending(), "a helper that is to be restarted is asked to end", life.role)?;
         }
         if !self.is_stopping() && supervisor.is_complete() {
-            let whole = self.places.keys().all(|&role| self.holder(role).is_some_and(Life::works));
+            let mut ours = self
+                .places
+                .iter()
+                .filter(|(_, place)| place.owner.is_none_or(|owner| owner == self.serving.generation));
+            let whole = ours.all(|(&seat, _)| self.holder(seat).is_some_and(Life::works));
             require(whole, "who misses one is degraded", "it says that it serves")?;
         }
         for (&birth, life) in &self.lives {
@@ -37,13 +41,14 @@ impl Rules {
         }
         self.check_due(supervisor)?;
         self.check_places(supervisor)?;
+        self.check_trial()?;
         self.check_stop()
     }
 
     /// Every wait has a limit, and what follows then has begun.
     fn check_waits(&self, birth: Birth, life: &Life) -> Verdict {
         let rule = "every wait has a limit";
-        let timeouts = self.policy.timeouts;
+        let timeouts = life.timeouts;
         let Some(born) = life.born else {
             return self.check_order(birth, life);
         };
@@ -79,7 +84,7 @@ impl Rules {
         let Some(zygote) = zygote else {
             return require(false, "no order is left with the dead", format_args!("{birth:?} is"));
         };
-        let overdue = self.is_late() || self.has_passed(life.ordered, self.policy.timeouts.ready);
+        let overdue = self.is_late() || self.has_passed(life.ordered, life.timeouts.ready);
         let what = format_args!("the order for {birth:?} is not answered");
         require(!overdue || zygote.is_ending(), "every wait has a limit", what)
     }
@@ -87,7 +92,8 @@ impl Rules {
     /// Who is ready works, who hangs is ended, who is not wanted is ending.
     fn check_work(&self, birth: Birth, life: &Life) -> Verdict {
         let ending = life.is_ending() || life.born.is_none() || life.unkillable;
-        require(!life.unwanted || ending, "the unwanted are ended", format_args!("{birth:?} is not"))?;
+        let waits = self.may_wait(birth, life);
+        require(!life.unwanted || ending || waits, "the unwanted are ended", format_args!("{birth:?} is not"))?;
         let ended = life.aborted.or(life.killed).is_some() || life.unkillable;
         require(!life.broken || ended, "who breaks the protocol is killed", format_args!("{birth:?} is not"))?;
         let late = self.is_late() && life.role.is_forked() && life.born.is_some();
@@ -95,7 +101,7 @@ impl Rules {
         let Some(ready) = life.ready.filter(|_| !ending) else {
             return Ok(());
         };
-        if life.role.is_forked() {
+        if life.role.is_forked() && !life.unwanted && !self.waits_for_the_others(life) {
             require(life.accepted, "who is ready serves at once", format_args!("{birth:?} does not"))?;
         }
         if !life.is_zygote() {
@@ -103,9 +109,24 @@ impl Rules {
             let sign = life.heartbeat.map_or(ready, |at| at.max(ready)).max(pause);
             let silence = self.now.saturating_duration_since(sign);
             let what = format_args!("{birth:?} is silent for {silence:?}");
-            require(silence < self.policy.timeouts.hang, "who hangs is ended", what)?;
+            require(silence < life.timeouts.hang, "who hangs is ended", what)?;
         }
         Ok(())
+    }
+
+    /// Whether somebody who may ask it has to end first, or anybody else in a stop.
+    fn may_wait(&self, birth: Birth, life: &Life) -> bool {
+        let home = life.home.unwrap_or(Generation(0));
+        match life.role {
+            Role::Helper(name, _) if life.ready.is_some() => {
+                self.is_stopping() || !life.makes_room && self.is_needed(name, home)
+            }
+            Role::Zygote(_) => {
+                let forked = self.live(|other| other.role.is_forked() && other.home == Some(home));
+                !life.rolled_back && (self.is_stopping() || forked || self.owes(birth))
+            }
+            Role::Log | Role::Helper(..) | Role::Worker(..) => false,
+        }
     }
 
     fn check_due(&self, supervisor: &Supervisor) -> Verdict {
@@ -116,22 +137,32 @@ impl Rules {
             "a stop ends in time",
             "the next look comes after it",
         )?;
+        let proven = self.proven_at();
+        let seen = proven.is_none_or(|proven| proven > self.now && due.is_some_and(|due| due <= proven));
+        require(seen, "what is proven serves", "the next look comes later")?;
         require(due.is_none_or(|due| due > self.now), "the next look is ahead", "it is in the past")?;
-        require(self.wanted == supervisor.workers_wanted(), "the workers wanted are those asked for", self.wanted)
+        let workers = self.serving.workers;
+        require(workers == supervisor.workers_wanted(), "the workers wanted are those asked for", workers)
     }
 
     /// A vacant place that can be filled will be, in time.
     fn check_places(&self, supervisor: &Supervisor) -> Verdict {
-        let longest = self.policy.restart.backoff_max.max(REFUSED_MAX);
-        for (&role, place) in &self.places {
-            let fillable = match role {
+        let longest = self.backoff_max.max(REFUSED_MAX);
+        for (&seat, place) in &self.places {
+            let owner = place.owner.unwrap_or(Generation(0));
+            let fillable = match seat {
                 Role::Log => !self.is_stopping() || self.others_live(),
                 Role::Zygote(_) => !self.is_stopping(),
-                Role::Helper(_, generation) | Role::Worker(_, generation) => {
-                    !self.is_stopping() && self.has_free_zygote(generation) && self.has_whom_it_needs(role)
+                Role::Helper(name, _) => {
+                    let role = Role::Helper(name, owner);
+                    let free = self.has_free_zygote(owner) && !self.lives_somewhere(name);
+                    !self.is_stopping() && free && self.has_whom_it_needs(role)
                 }
+                Role::Worker(..) => !self.is_stopping() && self.has_free_zygote(owner) && self.has_whom_it_needs(seat),
             };
-            if fillable && self.holder(role).is_none() {
+            if fillable && self.holder(seat).is_none() {
+                let (role, new) = (seat, owner > self.serving.generation);
+                require(!new, "a reload does not dawdle", role)?;
                 require(!place.at_once, "who makes room is followed at once", role)?;
                 let in_time = |due: Instant| due <= place.vacant_since + longest;
                 let what = format_args!("{role} is vacant since {:?}", self.now - place.vacant_since);
@@ -144,10 +175,12 @@ impl Rules {
     fn check_stop(&self) -> Verdict {
         match self.phase {
             Phase::Stopping { since, within, .. } => {
-                let workers = self.lives.values().any(|life| life.is_worker() && !life.unkillable);
-                let idle = self.last_helper().filter(|last| last.born.is_some() && !last.is_ending());
-                let what = idle.map_or_else(String::new, |idle| format!("{} is not asked to", idle.role));
-                require(workers || idle.is_none(), "after the workers the helpers end", what)?;
+                let helpers = |life: &&Life| life.is_helper() && !life.unkillable;
+                let ends = |life: &Life| life.is_ending() || life.born.is_none();
+                let idle = !self.live(Life::is_worker)
+                    && self.live(Life::is_helper)
+                    && !self.lives.values().filter(helpers).any(ends);
+                require(!idle, "after the workers the helpers end", "none of them does")?;
                 let what = format_args!("{} processes live", self.lives.len());
                 require(!self.has_passed(since, within + STOP_GRACE), "a stop ends in time", what)
             }
