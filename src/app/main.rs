@@ -79,6 +79,7 @@ fn run(app: App) -> Result<Exit, Error> {
         Command::Config => cli::config(app.name, app.example)?,
         Command::Status { json } => cli::status(app.name, &whom, json)?,
         Command::Scale(workers) => cli::scale(app.name, &whom, workers)?,
+        Command::Reload { timeout } => return cli::reload(app.name, &whom, timeout),
         Command::Restart { helper, timeout } => cli::restart(app.name, &whom, helper, timeout)?,
         Command::Call { helper, json, timeout } => return cli::call(app.name, &whom, &helper, &json, timeout),
         Command::Events { helper, count } => cli::events(app.name, &whom, &helper, count)?,
@@ -113,7 +114,7 @@ fn serve(app: &App, config: Option<PathBuf>, flags: Overrides, in_background: bo
     nix::sys::prctl::set_name(&name).map_err(|error| refuse(error.into()))?;
     title::free_the_environment();
     title::set(&format!("{}: master", app.name));
-    let launch = Launch { identity: app.identity(), program, umask: None, when_serving: None };
+    let launch = Launch { identity: app.identity(), program, overrides, umask: None, when_serving: None };
     if !in_background {
         return master::serve(launch, settings).map(|()| Exit::Done);
     }

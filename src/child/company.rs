@@ -38,12 +38,14 @@ impl Company {
     }
 
     /// What the master is told.
-    pub(super) fn offers(&self, version: &str) -> Result<Vec<HelperOffer>> {
+    pub(super) fn offers(&self, version: &str, build: &str) -> Result<Vec<HelperOffer>> {
         let offer = |helper: &Declaration| {
             let here = |name: &&&str| !self.unwanted.contains(*name);
             Ok(HelperOffer {
                 name: HelperName::parse(helper.name)?,
                 version: helper.version.unwrap_or(version).to_owned(),
+                // One that says its version is the same in every build that says so.
+                build: if helper.version.is_none() { build.to_owned() } else { String::new() },
                 asks: helper.asks.iter().filter(here).map(|name| HelperName::parse(name)).collect::<Result<_, _>>()?,
                 digest: 0,
             })
@@ -143,7 +145,7 @@ mod tests {
     fn what_is_not_wanted_is_not_offered_and_not_asked_for() {
         let declared = [helper("nest", &["simulator"]), helper("simulator", &[])];
         let company = Company::of(&declared, |helper| helper.name == "nest").expect("valid");
-        let offers = company.offers("1.2").expect("valid names");
+        let offers = company.offers("1.2", "b").expect("valid names");
         assert_eq!((offers.len(), offers[0].asks.len(), &offers[0].version[..]), (1, 0, "1.2"));
         assert_eq!(company.unwanted, ["simulator"]);
     }

@@ -10,6 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::contract::orders::{ChildOrder, ChildReport, NOTE_LEN_MAX};
 use crate::error::{Chain, Result};
 use crate::ipc::channel;
+use crate::log::logger;
 
 pub(super) struct Master {
     control: UnixStream,
@@ -61,7 +62,7 @@ impl Master {
     pub(super) async fn says_accept(&mut self) -> Result<Option<()>> {
         match self.order().await {
             Ok(ChildOrder::Accept) => Ok(Some(())),
-            Ok(ChildOrder::Drain) | Err(_) => Ok(None),
+            Ok(ChildOrder::Drain | ChildOrder::Filter { .. }) | Err(_) => Ok(None),
             Ok(ChildOrder::Begin(_)) => Err("begun twice".into()),
         }
     }
@@ -70,7 +71,7 @@ impl Master {
     pub(super) async fn says_drain(&mut self) -> Ending {
         loop {
             match self.order().await {
-                Ok(ChildOrder::Accept | ChildOrder::Begin(_)) => {}
+                Ok(ChildOrder::Accept | ChildOrder::Begin(_) | ChildOrder::Filter { .. }) => {}
                 Ok(ChildOrder::Drain) => return Ending::Ordered,
                 Err(ending) => return ending,
             }
@@ -90,6 +91,7 @@ impl Master {
             ready.map_err(|_| Ending::Orphaned)?;
             // The master writes an order with one call: what has begun to come is there whole.
             match self.control.try_io(Interest::READABLE, || channel::receive(&self.control)) {
+                Ok(Some((ChildOrder::Filter { filter }, _))) => logger::refilter(&filter),
                 Ok(Some((order, _))) => return Ok(order),
                 Ok(None) => {
                     log::warn!("the master is gone: draining");

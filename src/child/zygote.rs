@@ -25,7 +25,7 @@ use crate::error::{BoxError, Exit, Result};
 use crate::ipc::channel;
 use crate::log::logger;
 use crate::sys::process::{self, CONTROL, Forked};
-use crate::sys::{descriptors, signals, title};
+use crate::sys::{build, descriptors, signals, title};
 
 /// Runs a zygote until its master is gone, or, in a process it forked, that process.
 pub(crate) fn run(app: App) -> Exit {
@@ -78,7 +78,7 @@ fn serve(app: App) -> Result<Exit> {
         Ok(loaded) => loaded,
         Err(error) => return refuse(&control, &*error, false),
     };
-    let helpers = loaded.company.offers(loaded.version)?;
+    let helpers = loaded.company.offers(loaded.version, &build::id())?;
     channel::send(
         &control,
         &ZygoteReport::Loaded(Manifest { version: orders::VERSION, name: name.to_owned(), helpers }),

@@ -53,6 +53,14 @@ enum Verb {
         #[command(flatten)]
         master: Master,
     },
+    /// Start the new configuration and program beside the old, and take over only if all is well
+    Reload {
+        /// Wait for the result so many seconds; it goes on without you
+        #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds)]
+        timeout: Duration,
+        #[command(flatten)]
+        master: Master,
+    },
     /// Replace a helper's process, and return when the new one serves
     Restart {
         /// The helper's name, as `status` shows it
@@ -146,6 +154,7 @@ pub(crate) enum Command {
     Config,
     Status { json: bool },
     Scale(u16),
+    Reload { timeout: Duration },
     Restart { helper: String, timeout: Duration },
     Call { helper: String, json: String, timeout: Duration },
     Events { helper: String, count: Option<u64> },
@@ -188,6 +197,7 @@ impl From<Line> for Invocation {
             Verb::Config => (nobody(Config { config: None }), Command::Config),
             Verb::Status { master, json } => (master, Command::Status { json }),
             Verb::Scale { workers, master } => (master, Command::Scale(workers)),
+            Verb::Reload { timeout, master } => (master, Command::Reload { timeout }),
             Verb::Restart { helper, timeout, master } => (master, Command::Restart { helper, timeout }),
             Verb::Call { helper, json, timeout, master } => (master, Command::Call { helper, json, timeout }),
             Verb::Events { helper, count, master } => (master, Command::Events { helper, count }),

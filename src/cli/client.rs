@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use interprocess::local_socket::traits::{Stream as _, StreamCommon};
 use interprocess::local_socket::{GenericFilePath, Stream, ToFsName};
@@ -61,6 +61,48 @@ impl Client {
             match self.stream.read(&mut buffer).map_err(lost)? {
                 0 => return Err(written.err().unwrap_or_else(|| lost(ErrorKind::UnexpectedEof.into()))),
                 count => self.decoder.feed(&buffer[..count]),
+            }
+        }
+    }
+
+    /// Calls a method whose answer takes its time: `on_the_way` is given what is notified before it.
+    /// `None`: no answer within the limit.
+    pub(super) fn follow<P: Serialize, N: DeserializeOwned, R: DeserializeOwned>(
+        &mut self,
+        method: &str,
+        params: &P,
+        notified: &str,
+        on_the_way: &mut impl FnMut(N) -> Result<(), Error>,
+        limit: Duration,
+    ) -> Result<Option<R>, Error> {
+        let deadline = Instant::now() + limit;
+        let mut request = Vec::new();
+        message::request(1, method, params, &mut request);
+        let gone = |error: io::Error| Error::because(Exit::NotRunning, "the daemon closed the connection", error);
+        let written = self.stream.write_all(&request).map_err(gone);
+        let mut buffer = [0; 4096];
+        loop {
+            while let Some(body) = self.decoder.next().map_err(not_ours)? {
+                match message::notified::<N>(body, notified).map_err(not_ours)? {
+                    Some(step) => on_the_way(step)?,
+                    None => {
+                        let (_, outcome) = message::outcome::<R, Refusal>(body).map_err(not_ours)?;
+                        let refused = |refusal: Refusal| Error::new(Exit::from_code(refusal.exit), refusal.reason);
+                        return outcome.map(Some).map_err(refused);
+                    }
+                }
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            self.stream.set_recv_timeout(Some(left)).map_err(cannot_wait)?;
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return Err(written.err().unwrap_or_else(|| gone(ErrorKind::UnexpectedEof.into()))),
+                Ok(count) => self.decoder.feed(&buffer[..count]),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(gone(error)),
             }
         }
     }

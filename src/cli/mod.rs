@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 pub(crate) use self::args::{Command, Invocation, parse};
 use self::client::Client;
 use self::helper::{Call, Line};
-use crate::contract::control::{Nothing, RESTART, Restart, SCALE, STATUS, STOP, Scale};
+use crate::contract::control::{
+    Nothing, PROGRESS, RELOAD, RESTART, Reloaded, Restart, SCALE, STATUS, STOP, Scale, Step,
+};
 use crate::contract::ids::HelperName;
 use crate::contract::status::{HelperStatus, Status};
 use crate::error::mistakes::Mistakes;
@@ -46,6 +48,25 @@ pub(crate) fn status(program: &str, whom: &Whom, json: bool) -> Result<(), Error
 pub(crate) fn scale(program: &str, whom: &Whom, workers: u16) -> Result<(), Error> {
     let Scale { workers } = Client::connect(&run_dir(program, whom)?)?.call(SCALE, &Scale { workers })?;
     print(&format!("{program}: {} wanted\n", count_of_workers(workers)))
+}
+
+/// `reload`: shows how far it has come, and returns with its result.
+pub(crate) fn reload(program: &str, whom: &Whom, timeout: Duration) -> Result<Exit, Error> {
+    let mut client = Client::connect(&run_dir(program, whom)?)?;
+    let mut show = |Step { text }: Step| show(&format!("{program}: {text}\n")).map(drop);
+    let reloaded: Option<Reloaded> = client.follow(RELOAD, &Nothing {}, PROGRESS, &mut show, timeout)?;
+    let Some(Reloaded { generation, kept, took_ms, notes }) = reloaded else {
+        let limit = timeout.as_secs_f64();
+        let what =
+            format!("the reload is not over after {limit} s: it goes on, `{program} status` will show its result");
+        return Err(Error::new(Exit::Busy, what));
+    };
+    let kept = if kept.is_empty() { String::new() } else { format!(", kept: {}", kept.join("; ")) };
+    for note in notes {
+        print(&format!("{program}: {note}\n"))?;
+    }
+    print(&format!("{program}: generation {generation} serves after {took_ms} ms{kept}\n"))?;
+    Ok(Exit::Done)
 }
 
 /// `restart`: returns when the helper's new process serves.

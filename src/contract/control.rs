@@ -14,6 +14,11 @@ pub(crate) const STATUS: &str = "status";
 pub(crate) const SCALE: &str = "scale";
 /// `restart`: takes a [`Restart`], answers when it is under way.
 pub(crate) const RESTART: &str = "restart";
+/// `reload`: takes nothing, answers when a run that began after it is over: with a [`Reloaded`], or why
+/// it was rolled back. On the way come [`PROGRESS`] notifications.
+pub(crate) const RELOAD: &str = "reload";
+/// `progress`: how far what was asked for has come, a [`Step`].
+pub(crate) const PROGRESS: &str = "progress";
 /// `stop`: answers when the stop has begun; the connection closes when the master is gone.
 pub(crate) const STOP: &str = "stop";
 
@@ -30,6 +35,24 @@ pub(crate) struct Scale {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Restart {
     pub(crate) helper: String,
+}
+
+/// A generation that serves.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Reloaded {
+    pub(crate) generation: u32,
+    /// The helpers that kept their processes, with their releases.
+    pub(crate) kept: Vec<String>,
+    pub(crate) took_ms: u64,
+    /// What the configuration says and is not in force, with the reason.
+    #[serde(default)]
+    pub(crate) notes: Vec<String>,
+}
+
+/// One step, in words.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Step {
+    pub(crate) text: String,
 }
 
 /// A request without arguments, an answer without content.

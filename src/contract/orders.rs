@@ -94,6 +94,10 @@ pub(crate) struct HelperOffer {
     pub(crate) version: String,
     /// The helpers it calls: they serve before it starts.
     pub(crate) asks: Vec<HelperName>,
+    /// The build of the program, if that tells one release of the helper from another: it says no
+    /// version of its own.
+    #[serde(default)]
+    pub(crate) build: String,
     /// Of its part of the configuration. The master's own word, never a zygote's.
     #[serde(skip)]
     pub(crate) digest: u64,
@@ -108,6 +112,8 @@ pub(crate) enum ChildOrder {
     Begin(Begin),
     /// Take connections; serve.
     Accept,
+    /// Log what this filter wants from now on, in RUST_LOG's syntax.
+    Filter { filter: String },
     /// Take no more, finish what is open, exit.
     Drain,
 }

@@ -26,7 +26,7 @@ pub(crate) struct ListenerStatus {
 }
 
 /// How the last reload ended.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ReloadStatus {
     pub(crate) generation: u32,
     /// `committed` or `rolled_back`.

@@ -257,6 +257,15 @@ where
     Ok((id, if envelope.nil()? { Ok(frame::decode(envelope.payload()?)?) } else { Err(error(envelope.payload()?)?) }))
 }
 
+/// The parameter of a notification of this method; `None` for anything else.
+pub(crate) fn notified<P: DeserializeOwned>(body: &[u8], method: &str) -> Result<Option<P>, FrameError> {
+    let (kind, mut envelope) = Envelope::open(body)?;
+    if kind != NOTIFICATION || envelope.text()? != method {
+        return Ok(None);
+    }
+    Ok(Some(params(envelope.payload()?)?.0))
+}
+
 /// The error of a response, from its last two elements.
 pub(crate) fn error<E: DeserializeOwned>(mut rest: &[u8]) -> Result<E, FrameError> {
     let error = frame::take(&mut rest)?;

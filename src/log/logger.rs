@@ -56,6 +56,13 @@ pub(crate) fn to_helper(filter: &str, socket: &Path, name: String) {
     install(filter, Sink::Helper(Sender::new(socket.to_owned(), &Hello { name })));
 }
 
+/// Logs what this filter wants from now on, to where it goes.
+pub(crate) fn refilter(filter: &str) {
+    let filter = env_filter::Builder::new().parse(filter).build();
+    log::set_max_level(filter.filter());
+    *LOGGER.filter.write().unwrap_or_else(PoisonError::into_inner) = Some(filter);
+}
+
 /// Connects to the log helper now and not with the first record: who runs out of descriptors later
 /// can still say so.
 pub(crate) fn connect() {
@@ -87,9 +94,7 @@ pub(crate) fn close(limit_ms: u16) {
 }
 
 fn install(filter: &str, sink: Sink) {
-    let filter = env_filter::Builder::new().parse(filter).build();
-    log::set_max_level(filter.filter());
-    *LOGGER.filter.write().unwrap_or_else(PoisonError::into_inner) = Some(filter);
+    refilter(filter);
     *lock(&LOGGER.sink) = sink;
     // An application that has set a logger of its own keeps it.
     let _ = log::set_logger(&LOGGER);

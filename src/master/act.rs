@@ -8,13 +8,14 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::children::Output;
+use super::release::Release;
 use super::supervisor::{Action, Event, Report};
 use super::{Master, RECORDS, report};
 use crate::contract::ids::{Birth, Generation, Role};
 use crate::contract::lock;
 use crate::contract::orders::{Begin, ChildOrder, LogOrder, ZygoteOrder};
 use crate::log::{logger, writer};
-use crate::settings::count_of_workers;
+use crate::settings::{Settings, count_of_workers};
 use crate::sys::{descriptors, privileges, process, signals, title};
 
 /// What the log helper waits beyond the workers' own limit when the master is gone.
@@ -78,6 +79,7 @@ impl Master {
                 self.notifier.ready();
                 self.detach();
             }
+            Report::Reload(number, _, progress) => self.tell_progress(*number, progress),
             Report::Stopping { .. } => self.notifier.stopping(),
             Report::Born(..)
             | Report::Ready(..)
@@ -87,7 +89,6 @@ impl Master {
             | Report::Ending { .. }
             | Report::MakingRoom(..)
             | Report::NotRestarted(_)
-            | Report::Reload(..)
             | Report::Unkillable(..)
             | Report::Paused(_)
             | Report::Scaled { .. } => {}
@@ -174,7 +175,7 @@ impl Master {
         let role = Role::Zygote(generation);
         let control = self.children.prepare(birth, role, None, self.poll.registry())?;
         let output = self.output_of("zygote")?;
-        let pid = self.load.start_zygote(self.identity.name, control.into(), output)?;
+        let pid = self.release(generation)?.load.start_zygote(self.identity.name, control.into(), output)?;
         self.children.born(birth, pid);
         Ok(())
     }
@@ -195,25 +196,34 @@ impl Master {
         match (process.role, process.record) {
             (Role::Log, _) => self.hand_over_outputs(birth),
             (Role::Zygote(generation), _) => {
+                let release = self.release(generation)?;
                 let order = ZygoteOrder::Load {
                     generation,
-                    filter: self.settings.log_level.clone(),
+                    filter: release.settings.log_level.clone(),
                     log_socket: Some(self.run_dir.log_socket_path()),
-                    config_path: self.settings.file.clone(),
-                    files: self.load.files(),
+                    config_path: release.settings.file.clone(),
+                    files: release.load.files(),
                     only_configuration: false,
                 };
-                self.children.tell(birth, &order, &self.load.given(&self.children_lock))
+                self.children.tell(birth, &order, &release.load.given(&self.children_lock))
             }
-            (role @ Role::Worker(slot, _), record) => {
+            (role @ Role::Worker(slot, generation), record) => {
                 let output = self.output_of(&format!("worker {}", slot.0))?;
-                self.begin_forked(birth, role, record, &output, self.listeners.descriptors())
+                let release = self.release(generation)?;
+                let listeners = self.listeners.descriptors(&release.listeners);
+                self.begin_forked(birth, role, record, &output, &release.settings, listeners)
             }
-            (role @ Role::Helper(name, _), record) => {
+            (role @ Role::Helper(name, generation), record) => {
                 let output = self.output_of(&format!("helper {name}"))?;
-                self.begin_forked(birth, role, record, &output, self.offers.socket(name).into_iter())
+                let settings = &self.release(generation)?.settings;
+                self.begin_forked(birth, role, record, &output, settings, self.offers.socket(name).into_iter())
             }
         }
+    }
+
+    /// What this generation is started from.
+    fn release(&self, generation: Generation) -> io::Result<&Release> {
+        self.releases.get(&generation).ok_or_else(|| io::Error::other(format!("{generation} is gone")))
     }
 
     fn begin_forked<'a>(
@@ -222,14 +232,15 @@ impl Master {
         role: Role,
         record: Option<u32>,
         output: &'a OwnedFd,
+        settings: &Settings,
         listeners: impl Iterator<Item = BorrowedFd<'a>>,
     ) -> io::Result<()> {
         let begin = Begin {
             role,
             record: record.unwrap_or_default(),
-            drain_ms: ms(self.settings.timeouts.drain),
-            hang_ms: ms(self.settings.timeouts.hang),
-            filter: self.settings.log_level.clone(),
+            drain_ms: ms(settings.timeouts.drain),
+            hang_ms: ms(settings.timeouts.hang),
+            filter: settings.log_level.clone(),
             log_socket: self.run_dir.log_socket_path(),
             ipc_dir: self.run_dir.ipc_dir(),
             state_dir: self.run_dir.state_dir(),
@@ -294,7 +305,7 @@ impl Master {
         let pid = std::process::id();
         let workers = count_of_workers(self.supervisor.workers_wanted());
         let took = self.started.elapsed().as_millis();
-        let urls = self.listeners.urls().join(" ");
+        let urls = self.urls();
         let program = self.program.display();
         let place = match &self.settings.run_dir {
             Some(run_dir) => format!(" --run-dir {}", run_dir.display()),
@@ -303,7 +314,7 @@ impl Master {
         log::info!(target: "forebay", "serving on {urls} with {workers} after {took} ms, master pid {pid}");
         log::info!(target: "forebay", "to look: {program} status{place}");
         log::info!(target: "forebay", "to stop: Ctrl-C, kill {pid}, or {program} stop{place}");
-        log::info!(target: "forebay", "to reload: kill -HUP {pid} (a later release answers it)");
+        log::info!(target: "forebay", "to reload: kill -HUP {pid}, or {program} reload{place}");
     }
 }
 

@@ -50,6 +50,8 @@ struct Peer {
     deadline: Instant,
     /// It waits for the end of this process: its socket stays open until then.
     until_the_end: bool,
+    /// It waits for an answer that takes its time.
+    waits: bool,
     /// It asks no more.
     has_finished: bool,
 }
@@ -73,13 +75,13 @@ impl ControlServer {
 
     /// When the most silent connection is to be closed.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.peers.values().filter(|peer| !peer.until_the_end).map(|peer| peer.deadline).min()
+        self.peers.values().filter(|peer| !peer.is_patient()).map(|peer| peer.deadline).min()
     }
 
     /// Closes what was silent for too long.
     pub(super) fn close_the_silent(&mut self, now: Instant) {
         let before = self.peers.len();
-        self.peers.retain(|_, peer| peer.until_the_end || peer.deadline > now);
+        self.peers.retain(|_, peer| peer.is_patient() || peer.deadline > now);
         if self.peers.len() < before {
             self.spare.refill();
         }
@@ -87,7 +89,7 @@ impl ControlServer {
 
     /// Makes room; false when everyone waits for the end.
     fn close_the_oldest(&mut self) -> bool {
-        let oldest = self.peers.iter().find(|(_, peer)| !peer.until_the_end).map(|(&number, _)| number);
+        let oldest = self.peers.iter().find(|(_, peer)| !peer.is_patient()).map(|(&number, _)| number);
         oldest.is_some_and(|oldest| self.peers.remove(&oldest).is_some())
     }
 
@@ -126,8 +128,16 @@ impl ControlServer {
         if registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE).is_ok() {
             let decoder = Decoder::new(REQUEST_LEN_MAX);
             let deadline = now + SILENCE_MAX;
-            let (unsent, until_the_end, has_finished) = (Vec::new(), false, false);
-            self.peers.insert(self.next, Peer { stream, decoder, unsent, deadline, until_the_end, has_finished });
+            let peer = Peer {
+                stream,
+                decoder,
+                unsent: Vec::new(),
+                deadline,
+                until_the_end: false,
+                waits: false,
+                has_finished: false,
+            };
+            self.peers.insert(self.next, peer);
             self.next += 1;
         }
     }
@@ -158,14 +168,33 @@ impl ControlServer {
         peer.unsent.extend_from_slice(bytes);
         peer.deadline = now + SILENCE_MAX;
         peer.until_the_end |= until_the_end;
+        peer.waits = false;
         if peer.unsent.len() > CONTROL_LEN_MAX as usize || peer.write().is_err() {
             self.close(token);
         }
     }
 
+    /// Sends something on the way to the answer, which may take its time.
+    pub(super) fn tell(&mut self, token: Token, bytes: &[u8], now: Instant) {
+        self.answer(token, bytes, false, now);
+        self.wait(token);
+    }
+
+    /// The answer will come when it is there.
+    pub(super) fn wait(&mut self, token: Token) {
+        if let Some(peer) = self.peers.get_mut(&token.0) {
+            peer.waits = true;
+        }
+    }
+
+    /// These may ask from now on, besides root and this process's user.
+    pub(super) fn allow(&mut self, allowed: Vec<u32>) {
+        self.allowed = allowed;
+    }
+
     /// Closes a connection that asks no more and has all its answers.
     pub(super) fn dismiss(&mut self, token: Token) {
-        let done = |peer: &Peer| peer.has_finished && peer.unsent.is_empty() && !peer.until_the_end;
+        let done = |peer: &Peer| peer.has_finished && peer.unsent.is_empty() && !peer.is_patient();
         if self.peers.get(&token.0).is_some_and(done) {
             self.close(token);
         }
@@ -189,6 +218,11 @@ fn turn_away(mut stream: UnixStream, uid: u32) {
 }
 
 impl Peer {
+    /// Whether it is silent because it waits for us.
+    fn is_patient(&self) -> bool {
+        self.until_the_end || self.waits
+    }
+
     fn read(&mut self) -> io::Result<Vec<Vec<u8>>> {
         let mut requests = Vec::new();
         let mut buffer = [0; 4096];

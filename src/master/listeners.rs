@@ -1,11 +1,13 @@
 //! The listening sockets: bound once by the master, shared by all workers.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -17,10 +19,28 @@ use crate::contract::status::ListenerStatus;
 use crate::error::{Context, Error, Exit};
 use crate::settings::{Address, Listener as Wanted, Service, is_safe_way};
 
-pub(super) struct Listeners(Vec<Listener>);
+/// All that are open, whichever generation has them.
+#[derive(Default)]
+pub(super) struct Listeners {
+    open: BTreeMap<ListenerId, Listener>,
+    next: u32,
+    /// No generation has them any more; their queues are being emptied until then.
+    closing: Vec<(Instant, Listener)>,
+}
+
+/// One open socket, over all generations that listen on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ListenerId(u32);
+
+/// A generation's listeners: as it wants them, and which sockets these are.
+pub(super) type Bound = Vec<(Wanted, ListenerId)>;
+
+/// How long the workers that had a listener may empty its queue when it goes.
+const CLOSING: Duration = Duration::from_millis(200);
 
 struct Listener {
-    name: String,
+    /// As it was asked for; port 0 is any.
+    wanted: Address,
     address: Address,
     socket: Socket,
     /// Removed with the listener.
@@ -34,57 +54,115 @@ struct SocketFile {
 }
 
 impl Listeners {
-    /// Binds all addresses, or none.
-    pub(super) fn bind(wanted: &[Wanted], service: Service) -> Result<Self, Error> {
-        let bind = |wanted: &Wanted| {
-            let address = wanted.address.clone().expect("a listener that is in force has an address");
-            let cannot = || format!("cannot listen on {address}");
-            match &address {
-                Address::Tcp(_) => {
-                    let (socket, address) = listen_tcp(&address, wanted.backlog).or_refused(cannot)?;
-                    Ok(Listener { name: wanted.name.clone(), address, socket, _file: None })
-                }
-                Address::Unix(path) => {
-                    is_safe_way(path).or_refused(cannot)?;
-                    let (socket, file) = listen_unix(path, wanted, service).map_err(|error| error.about(&address))?;
-                    Ok(Listener { name: wanted.name.clone(), address, socket, _file: Some(file) })
+    /// Opens all addresses that are not open yet, or none.
+    pub(super) fn bind(&mut self, wanted: &[Wanted], service: Service) -> Result<Bound, Error> {
+        let (first_new, mut bound) = (self.next, Bound::new());
+        for wanted in wanted {
+            match self.bind_one(wanted, &bound, service) {
+                Ok(id) => bound.push((wanted.clone(), id)),
+                Err(error) => {
+                    // What was new goes too.
+                    self.open.retain(|id, _| id.0 < first_new);
+                    return Err(error);
                 }
             }
-        };
-        let mut listeners = Self(Vec::new());
-        for wanted in wanted {
-            listeners.0.push(bind(wanted)?);
         }
-        Ok(listeners)
+        Ok(bound)
+    }
+
+    fn bind_one(&mut self, wanted: &Wanted, bound: &Bound, service: Service) -> Result<ListenerId, Error> {
+        let address = wanted.address.clone().expect("a listener that is in force has an address");
+        let is_free = |id: ListenerId| !bound.iter().any(|(_, taken)| *taken == id);
+        let same = self.open.iter().find(|(id, listener)| listener.wanted == address && is_free(**id));
+        if let Some((&id, _)) = same {
+            return Ok(id);
+        }
+        let cannot = || format!("cannot listen on {address}");
+        let listener = match &address {
+            Address::Tcp(_) => {
+                let (socket, bound) = listen_tcp(&address, wanted.backlog).or_refused(cannot)?;
+                Listener { wanted: address.clone(), address: bound, socket, _file: None }
+            }
+            Address::Unix(path) => {
+                is_safe_way(path).or_refused(cannot)?;
+                let (socket, file) = listen_unix(path, wanted, service).map_err(|error| error.about(&address))?;
+                Listener { wanted: address.clone(), address: address.clone(), socket, _file: Some(file) }
+            }
+        };
+        let id = ListenerId(self.next);
+        self.next += 1;
+        self.open.insert(id, listener);
+        Ok(id)
+    }
+
+    /// These are wanted from now on, as they are wanted: queue, mode, owner.
+    pub(super) fn keep(&mut self, bound: &Bound, service: Service, now: Instant) {
+        let gone: Vec<ListenerId> =
+            self.open.keys().copied().filter(|id| !bound.iter().any(|(_, kept)| kept == id)).collect();
+        let gone = gone.iter().filter_map(|id| self.open.remove(id));
+        self.closing.extend(gone.map(|listener| (now + CLOSING, listener)));
+        for (wanted, id) in bound {
+            let Some(listener) = self.open.get(id) else { continue };
+            // A second listen(2) changes the queue's length only.
+            let changed = listener.socket.listen(wanted.backlog).and_then(|()| match &listener.address {
+                Address::Tcp(_) => Ok(()),
+                Address::Unix(path) => give(path, wanted, service),
+            });
+            if let Err(error) = changed {
+                log::error!(target: "forebay", "cannot change {}: {error}", listener.address);
+            }
+        }
+    }
+
+    /// When the next of those that go is to be closed.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.closing.iter().map(|(due, _)| *due).min()
+    }
+
+    /// Closes what has had its time.
+    pub(super) fn close_the_gone(&mut self, now: Instant) {
+        self.closing.retain(|(due, listener)| {
+            let is_over = *due <= now;
+            if is_over {
+                listener.shut();
+            }
+            !is_over
+        });
     }
 
     /// Ends the queues, whoever else holds them: a worker's own child that kept its copy must not
     /// take connections that nobody answers, nor keep the next master from listening.
     pub(super) fn shut(&self) {
-        for listener in &self.0 {
-            if let Err(error) = listener.socket.shutdown(Shutdown::Both) {
-                log::warn!("cannot shut {}: {error}", listener.address);
-            }
-        }
+        self.open.values().chain(self.closing.iter().map(|(_, listener)| listener)).for_each(Listener::shut);
     }
 
-    pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.0.iter().map(|listener| listener.socket.as_fd())
+    pub(super) fn descriptors<'a>(&'a self, bound: &'a Bound) -> impl Iterator<Item = BorrowedFd<'a>> {
+        bound.iter().filter_map(|(_, id)| Some(self.open.get(id)?.socket.as_fd()))
     }
 
     /// What to open in a browser.
-    pub(super) fn urls(&self) -> Vec<String> {
-        let url = |listener: &Listener| match &listener.address {
-            Address::Tcp(address) => format!("http://{address}"),
-            Address::Unix(_) => listener.address.to_string(),
+    pub(super) fn urls(&self, bound: &Bound) -> String {
+        let url = |(_, id): &(Wanted, ListenerId)| match &self.open.get(id)?.address {
+            Address::Tcp(address) => Some(format!("http://{address}")),
+            path @ Address::Unix(_) => Some(path.to_string()),
         };
-        self.0.iter().map(url).collect()
+        bound.iter().filter_map(url).collect::<Vec<_>>().join(" ")
     }
 
-    pub(super) fn status(&self) -> Vec<ListenerStatus> {
-        let status =
-            |listener: &Listener| ListenerStatus { name: listener.name.clone(), address: listener.address.to_string() };
-        self.0.iter().map(status).collect()
+    pub(super) fn status(&self, bound: &Bound) -> Vec<ListenerStatus> {
+        let status = |(wanted, id): &(Wanted, ListenerId)| {
+            let address = self.open.get(id)?.address.to_string();
+            Some(ListenerStatus { name: wanted.name.clone(), address })
+        };
+        bound.iter().filter_map(status).collect()
+    }
+}
+
+impl Listener {
+    fn shut(&self) {
+        if let Err(error) = self.socket.shutdown(Shutdown::Both) {
+            log::warn!("cannot shut {}: {error}", self.address);
+        }
     }
 }
 
@@ -154,15 +232,20 @@ fn listen_unix(path: &Path, wanted: &Wanted, service: Service) -> Result<(Socket
     bound?;
     let found = fs::symlink_metadata(path)?;
     let file = SocketFile { path: path.to_owned(), identity: (found.dev(), found.ino()) };
+    give(path, wanted, service)?;
+    socket.listen(wanted.backlog)?;
+    Ok((socket, file))
+}
+
+/// Gives a socket's name its owner and its mode.
+fn give(path: &Path, wanted: &Wanted, service: Service) -> io::Result<()> {
     let owner = wanted.owner.as_ref().map_or(service.uid, |owner| owner.uid);
     let group = wanted.group.as_ref().map_or(service.gid, |group| group.gid);
     let is_given = wanted.owner.is_some() || wanted.group.is_some();
     if is_given || geteuid().is_root() {
         chown(path, Some(owner.as_raw()), Some(group.as_raw()))?;
     }
-    fs::set_permissions(path, Permissions::from_mode(wanted.mode))?;
-    socket.listen(wanted.backlog)?;
-    Ok((socket, file))
+    fs::set_permissions(path, Permissions::from_mode(wanted.mode))
 }
 
 /// Removes a socket that nobody listens on, and nothing else.

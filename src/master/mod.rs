@@ -12,6 +12,7 @@ mod notify;
 mod offers;
 mod pid_file;
 mod program;
+mod release;
 mod report;
 mod requests;
 mod rollout;
@@ -41,18 +42,19 @@ use self::listeners::Listeners;
 use self::notify::Notifier;
 use self::offers::{Offers, Refusal};
 use self::pid_file::PidFile;
-use self::program::Load;
 pub(crate) use self::program::path as program_path;
+use self::release::Release;
+use self::rollout::Rollout;
 use self::run_dir::RunDir;
 use self::signals::Wish;
-use self::supervisor::{Event, Fault, Outcome, Policy, Supervisor};
-use crate::contract::ids::{Birth, HELPERS_MAX, Role, WORKERS_MAX};
+use self::supervisor::{Event, Fault, Outcome, Supervisor};
+use crate::contract::ids::{Birth, Generation, HELPERS_MAX, Role, WORKERS_MAX};
 use crate::contract::orders::{ChildReport, LogReport, Manifest, ZygoteReport};
 use crate::contract::scoreboard::{Scoreboard, monotonic_ms};
 use crate::error::{Context, Error, Exit};
 use crate::ipc::frame;
 use crate::log::logger;
-use crate::settings::{Service, Settings, default_run_dir};
+use crate::settings::{Overrides, Service, Settings, default_run_dir};
 
 const SIGNALS: Token = Token(0);
 const CONTROL: Token = Token(1);
@@ -79,6 +81,8 @@ pub(crate) struct Launch {
     pub(crate) identity: Identity,
     /// The path of the program, as it was started.
     pub(crate) program: PathBuf,
+    /// What beats the configuration's file, in every reload too.
+    pub(crate) overrides: Overrides,
     /// Of the application's processes, where it is not the master's own.
     pub(crate) umask: Option<Mode>,
     /// What to do once when all serve; it gives the log's console from then on.
@@ -91,7 +95,7 @@ pub(crate) fn serve(launch: Launch, settings: Settings) -> Result<(), Error> {
     let mut master = Master::open(launch, settings)?;
     let outcome = master.run();
     master.listeners.shut();
-    master.run_dir.leave(master.offers.names());
+    master.run_dir.leave(master.offers.all());
     logger::close(LAST_WORDS_MS);
     match outcome? {
         Outcome::Stopped => Ok(()),
@@ -103,12 +107,15 @@ pub(crate) fn serve(launch: Launch, settings: Settings) -> Result<(), Error> {
 
 struct Master {
     identity: Identity,
+    /// Those of the generation that serves.
     settings: Settings,
+    overrides: Overrides,
     service: Service,
+    umask: Option<Mode>,
     program: PathBuf,
     run_dir: RunDir,
     /// Removed with the master.
-    _pid_file: Option<PidFile>,
+    pid_file: Option<PidFile>,
     notifier: Notifier,
     when_serving: Option<Box<dyn FnOnce() -> std::io::Result<OwnedFd>>>,
     /// Whether something has happened that the service manager has not been told.
@@ -119,7 +126,10 @@ struct Master {
     log_listener: UnixListener,
     listeners: Listeners,
     offers: Offers,
-    load: Load,
+    /// The generation that serves, the one that is tried, and those of which some process lives.
+    releases: BTreeMap<Generation, Release>,
+    serving: Generation,
+    rollout: Rollout,
     scoreboard: Scoreboard,
     poll: Poll,
     signals: Signals,
@@ -137,7 +147,7 @@ struct Master {
 impl Master {
     /// Takes possession of everything, in an order that harms nobody who runs already.
     fn open(launch: Launch, settings: Settings) -> Result<Self, Error> {
-        let Launch { identity, program, umask, when_serving } = launch;
+        let Launch { identity, program, overrides, umask, when_serving } = launch;
         logger::to_console(&settings.log_level);
         let service = settings.service().map_err(|why| Error::new(Exit::Config, why))?;
         let place = settings.run_dir.clone().unwrap_or_else(|| default_run_dir(identity.name));
@@ -145,8 +155,8 @@ impl Master {
         let pid_file = settings.pid_file.as_deref().map(PidFile::take).transpose()?;
         let children_lock = run_dir.children_lock()?;
         survivors::end(&children_lock)?;
-        let load = Load::open(&program, &settings, umask)?;
-        let listeners = Listeners::bind(&settings.listeners(), service)?;
+        let mut listeners = Listeners::default();
+        let release = Release::open(&program, umask, settings.clone(), &mut listeners)?;
         let log_listener = run_dir.log_socket()?;
         let control_listener = run_dir.control_socket()?;
         let scoreboard = Scoreboard::create(RECORDS).or_refused(|| "cannot make the scoreboard".to_owned())?;
@@ -160,16 +170,19 @@ impl Master {
         logger::batch_on_this_thread();
         let signals = signals::handle(poll.registry(), SIGNALS).or_refused(|| "cannot handle signals".to_owned())?;
         let started = Instant::now();
-        let policy = Policy { workers: settings.workers, timeouts: settings.timeouts, restart: settings.restart };
+        let policy = release.policy();
+        let serving = Generation(1);
         let seed = RandomState::new().build_hasher().finish();
         Ok(Self {
             supervisor: Supervisor::new(policy, seed, started),
             identity,
             settings,
+            overrides,
             service,
+            umask,
             program,
             run_dir,
-            _pid_file: pid_file,
+            pid_file,
             notifier: Notifier::default(),
             is_news: true,
             when_serving,
@@ -178,7 +191,9 @@ impl Master {
             log_listener,
             listeners,
             offers: Offers::default(),
-            load,
+            releases: BTreeMap::from([(serving, release)]),
+            serving,
+            rollout: Rollout::default(),
             scoreboard,
             poll,
             signals,
@@ -199,6 +214,7 @@ impl Master {
             log::warn!(target: "forebay", "all processes run as root: say `user` (--user) whom they shall run as instead");
         }
         let mut events = Events::with_capacity(256);
+        self.write_reloads();
         self.step(Event::Tick);
         loop {
             if let Some(outcome) = self.outcome.take() {
@@ -216,7 +232,7 @@ impl Master {
     /// How long to wait for an event.
     fn patience(&self, unsent: bool) -> Option<Duration> {
         let now = Instant::now();
-        let due = [self.supervisor.due(), self.control.due(), unsent.then_some(now + LOG_RETRY)];
+        let due = [self.supervisor.due(), self.control.due(), self.listeners.due(), unsent.then_some(now + LOG_RETRY)];
         // Rounded up: epoll counts in milliseconds, and a turn too early is a turn for nothing.
         due.into_iter().flatten().min().map(|due| due.saturating_duration_since(now) + Duration::from_millis(1))
     }
@@ -240,6 +256,7 @@ impl Master {
         let wishes: Vec<Wish> = self.signals.pending().filter_map(signals::wish).collect();
         wishes.into_iter().for_each(|wish| self.grant(wish));
         self.control.close_the_silent(now);
+        self.listeners.close_the_gone(now);
         self.feel_the_pulses();
         self.step(Event::Tick);
         if std::mem::take(&mut self.is_news) {
@@ -260,13 +277,23 @@ impl Master {
             }
             if let Some(birth) = dead {
                 self.children.forget(birth);
+                self.forget_the_gone();
             }
         }
     }
 
+    /// The release of the generation that serves.
+    fn serving(&self) -> &Release {
+        self.releases.get(&self.serving).expect("invariant: the serving generation has a release")
+    }
+
+    fn urls(&self) -> String {
+        self.listeners.urls(&self.serving().listeners)
+    }
+
     /// Tells the service manager how things stand.
     fn tell_the_manager(&mut self) {
-        let addresses = self.listeners.urls().join(" ");
+        let addresses = self.urls();
         self.notifier.status(&self.supervisor.view(), &addresses);
     }
 
@@ -274,6 +301,7 @@ impl Master {
         let workers = self.supervisor.workers_wanted();
         match wish {
             Wish::Reap => self.reap(),
+            Wish::Reload => self.ask_for_reload(None),
             Wish::Stop => self.step(Event::Stop),
             Wish::Quit => self.step(Event::Quit),
             Wish::OneMore => self.step(Event::Scale((workers + 1).min(WORKERS_MAX))),
@@ -315,7 +343,9 @@ impl Master {
                     Event::Tick
                 }
             }),
-            Role::Zygote(_) => frame::decode(body).map(|report| self.understand_zygote(birth, report)),
+            Role::Zygote(generation) => {
+                frame::decode(body).map(|report| self.understand_zygote(birth, generation, report))
+            }
         };
         match event {
             Ok(event) => self.step(event),
@@ -323,9 +353,9 @@ impl Master {
         }
     }
 
-    fn understand_zygote(&mut self, zygote: Birth, report: ZygoteReport) -> Event {
+    fn understand_zygote(&mut self, zygote: Birth, generation: Generation, report: ZygoteReport) -> Event {
         match report {
-            ZygoteReport::Loaded(manifest) => self.loaded(zygote, manifest),
+            ZygoteReport::Loaded(manifest) => self.loaded(zygote, generation, &manifest),
             ZygoteReport::Refused { reason, misconfigured } => {
                 let fault = if misconfigured { Fault::Configuration } else { Fault::Application };
                 Event::Refused(zygote, fault, reason)
@@ -342,9 +372,10 @@ impl Master {
         }
     }
 
-    fn loaded(&mut self, zygote: Birth, manifest: Manifest) -> Event {
-        match self.offers.take(&manifest, &self.run_dir) {
-            Ok(()) => Event::Loaded(zygote, manifest.helpers),
+    fn loaded(&mut self, zygote: Birth, generation: Generation, manifest: &Manifest) -> Event {
+        let Some(release) = self.releases.get(&generation) else { return Event::Tick };
+        match self.offers.take(generation, manifest, &self.run_dir, |offer| release.digest(offer)) {
+            Ok(helpers) => Event::Loaded(zygote, helpers),
             Err(Refusal::Broken(why)) => Event::Broken(zygote, why),
             Err(Refusal::Unable(why)) => Event::Refused(zygote, Fault::System, why),
         }

@@ -22,6 +22,21 @@ impl Notifier {
         }
     }
 
+    /// A reload has begun; the manager waits for the next ready. It compares the time with its own.
+    pub(super) fn reloading(&self) {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) if self.is_ready => tell(&[NotifyState::Reloading, now]),
+            Ok(_) | Err(_) => {}
+        }
+    }
+
+    /// It is over, whatever came of it: the service is ready.
+    pub(super) fn reloaded(&self) {
+        if self.is_ready {
+            tell(&[NotifyState::Ready]);
+        }
+    }
+
     pub(super) fn stopping(&self) {
         tell(&[NotifyState::Stopping]);
     }

@@ -1,27 +1,26 @@
-//! What a zygote offers: its helpers, checked, and their sockets.
+//! What zygotes offer: their helpers, checked, and the sockets of these.
 //!
-//! A manifest is input, and so are the names in it. The sockets are bound once, with the first good
-//! manifest, and stay open for life: a helper that is restarted refuses nobody, calls wait in its
-//! socket's queue.
+//! A manifest is input, and so are the names in it. A socket is bound with the first good manifest
+//! that names its helper, and stays open as long as any generation has that helper: one that is
+//! restarted or handed over refuses nobody, calls wait in its socket's queue.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
 
 use super::run_dir::RunDir;
-use crate::contract::ids::{HELPERS_MAX, HelperName};
+use crate::contract::ids::{Generation, HELPERS_MAX, HelperName};
 use crate::contract::orders::{self, HelperOffer, Manifest};
 use crate::error::Chain;
 
-/// The longest version, in bytes: a build id, or what people write.
+/// The longest version or build, in bytes: a build id, or what people write.
 const VERSION_LEN_MAX: usize = 128;
 
-/// The application's helpers, in start order.
+/// The helpers of every generation that has said which it has, each in start order.
 #[derive(Default)]
-pub(super) struct Offers(Option<Vec<Offered>>);
-
-struct Offered {
-    offer: HelperOffer,
-    socket: UnixListener,
+pub(super) struct Offers {
+    of: BTreeMap<Generation, Vec<HelperOffer>>,
+    sockets: BTreeMap<HelperName, UnixListener>,
 }
 
 /// Why a manifest is of no use.
@@ -34,42 +33,66 @@ pub(super) enum Refusal {
 }
 
 impl Offers {
-    /// Takes in what a zygote says of itself; binds what is new.
-    pub(super) fn take(&mut self, manifest: &Manifest, run_dir: &RunDir) -> Result<(), Refusal> {
-        let known: Option<Vec<HelperName>> = self.0.as_ref().map(|offers| names(offers).collect());
+    /// Takes in what a generation's zygote says of itself; binds what is new. `digest` tells one
+    /// offer's configuration from another's.
+    pub(super) fn take(
+        &mut self,
+        generation: Generation,
+        manifest: &Manifest,
+        run_dir: &RunDir,
+        digest: impl Fn(&HelperOffer) -> u64,
+    ) -> Result<Vec<HelperOffer>, Refusal> {
+        let known: Option<Vec<HelperName>> = self.of.get(&generation).map(|offers| names(offers).collect());
         check(manifest, known.as_deref()).map_err(Refusal::Broken)?;
-        if known.is_none() {
-            let bind = |offer: &HelperOffer| {
-                let socket = run_dir.helper_socket(offer.name)?;
-                Ok(Offered { offer: offer.clone(), socket })
-            };
-            let bound: Result<Vec<Offered>, crate::error::Error> = manifest.helpers.iter().map(bind).collect();
-            self.0 = Some(bound.map_err(|error| Refusal::Unable(Chain(&error).to_string()))?);
+        for offer in &manifest.helpers {
+            if !self.sockets.contains_key(&offer.name) {
+                let socket = run_dir.helper_socket(offer.name);
+                let socket = socket.map_err(|error| Refusal::Unable(Chain(&error).to_string()))?;
+                self.sockets.insert(offer.name, socket);
+            }
         }
-        Ok(())
+        let with_digest = |offer: &HelperOffer| HelperOffer { digest: digest(offer), ..offer.clone() };
+        let offers: Vec<HelperOffer> = manifest.helpers.iter().map(with_digest).collect();
+        self.of.insert(generation, offers.clone());
+        Ok(offers)
     }
 
-    /// In start order.
-    pub(super) fn names(&self) -> impl Iterator<Item = HelperName> {
-        names(self.0.as_deref().unwrap_or_default())
+    /// Nothing of this generation lives any more; sockets that only it had go.
+    pub(super) fn forget(&mut self, generation: Generation, run_dir: &RunDir) {
+        self.of.remove(&generation);
+        let of = &self.of;
+        self.sockets.retain(|&name, _| {
+            let is_offered = of.values().any(|offers| names(offers).any(|offered| offered == name));
+            if !is_offered {
+                run_dir.remove_helper_socket(name);
+            }
+            is_offered
+        });
     }
 
-    pub(super) fn version(&self, name: HelperName) -> Option<&str> {
-        self.find(name).map(|offered| offered.offer.version.as_str())
+    /// Those of a generation, in start order.
+    pub(super) fn names(&self, generation: Generation) -> impl Iterator<Item = HelperName> {
+        names(self.of.get(&generation).map(Vec::as_slice).unwrap_or_default())
+    }
+
+    /// Everyone who has a socket.
+    pub(super) fn all(&self) -> impl Iterator<Item = HelperName> {
+        self.sockets.keys().copied()
+    }
+
+    pub(super) fn version(&self, generation: Generation, name: HelperName) -> Option<&str> {
+        let found = self.of.get(&generation)?.iter().find(|offer| offer.name == name)?;
+        Some(found.version.as_str())
     }
 
     /// The helper's own socket.
     pub(super) fn socket(&self, name: HelperName) -> Option<BorrowedFd<'_>> {
-        self.find(name).map(|offered| offered.socket.as_fd())
-    }
-
-    fn find(&self, name: HelperName) -> Option<&Offered> {
-        self.0.iter().flatten().find(|offered| offered.offer.name == name)
+        self.sockets.get(&name).map(AsFd::as_fd)
     }
 }
 
-fn names(offers: &[Offered]) -> impl Iterator<Item = HelperName> {
-    offers.iter().map(|offered| offered.offer.name)
+fn names(offers: &[HelperOffer]) -> impl Iterator<Item = HelperName> {
+    offers.iter().map(|offer| offer.name)
 }
 
 /// What is wrong with a manifest, if the helpers known so far are these.
@@ -87,7 +110,8 @@ fn check(manifest: &Manifest, known: Option<&[HelperName]>) -> Result<(), String
         if earlier.iter().any(|other| other.name == name) {
             return Err(format!("offers the helper {name} twice"));
         }
-        if offer.version.len() > VERSION_LEN_MAX || offer.version.chars().any(char::is_control) {
+        let is_line = |text: &str| text.len() <= VERSION_LEN_MAX && !text.chars().any(char::is_control);
+        if !is_line(&offer.version) || !is_line(&offer.build) {
             return Err(format!("the version of its helper {name} is no line of {VERSION_LEN_MAX} bytes"));
         }
         if offer.asks.len() > HELPERS_MAX {

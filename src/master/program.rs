@@ -1,8 +1,9 @@
 //! The program that zygotes are started from, and how.
 
 use std::fs::{self, File};
+use std::hash::{Hash, Hasher};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::Mode;
@@ -14,6 +15,9 @@ use crate::error::{Chain, Context, Error, Exit};
 use crate::settings::{NamedFile, Service, Settings, is_safe_way};
 use crate::sys::process::{self, Program};
 use crate::sys::title;
+
+/// So many bytes of a secret tell it from another one.
+const HASHED_LEN_MAX: usize = 64 * 1024;
 
 /// What is between the service manager and the master.
 const MASTERS_VARIABLES: [&str; 6] =
@@ -52,6 +56,18 @@ impl Load {
     pub(super) fn given<'a>(&'a self, lock_file: &'a File) -> Vec<BorrowedFd<'a>> {
         let opened = self.opened.iter().map(AsFd::as_fd);
         [lock_file.as_fd(), self.configuration.as_fd()].into_iter().chain(opened).collect()
+    }
+
+    /// Hashes the content of those files that are meant; the start of a long one will do.
+    pub(super) fn hash_files(&self, is_meant: impl Fn(&Path) -> bool, hasher: &mut impl Hasher) {
+        let mut opened = self.opened.iter();
+        for file in &self.files {
+            let opened = if file.refused.is_none() { opened.next() } else { None };
+            let Some(opened) = opened.filter(|_| is_meant(&file.path)) else { continue };
+            let mut content = vec![0; HASHED_LEN_MAX];
+            let len = opened.read_at(&mut content, 0).unwrap_or(0);
+            content[..len].hash(hasher);
+        }
     }
 
     /// The files, as the order to load names them.

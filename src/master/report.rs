@@ -68,7 +68,7 @@ pub(super) fn log(report: &Report, children: &Children) {
 }
 
 /// How far a reload has come, in words.
-fn said(progress: &Progress) -> String {
+pub(super) fn said(progress: &Progress) -> String {
     match progress {
         Progress::Begun => "begun".to_owned(),
         Progress::ZygoteLoaded => "zygote loaded".to_owned(),

@@ -6,7 +6,7 @@ use mio::Token;
 
 use super::Master;
 use super::supervisor::Event;
-use crate::contract::control::{Nothing, RESTART, Refusal, Restart, SCALE, STATUS, STOP, Scale};
+use crate::contract::control::{Nothing, RELOAD, RESTART, Refusal, Restart, SCALE, STATUS, STOP, Scale};
 use crate::contract::ids::{HelperName, WORKERS_MAX};
 use crate::error::Exit;
 use crate::ipc::frame::FrameError;
@@ -31,6 +31,11 @@ impl Master {
             STATUS => message::response(id, &Ok::<_, Refusal>(self.status()), &mut out),
             SCALE => message::response(id, &self.scale(message::params(params)?.0), &mut out),
             RESTART => message::response(id, &self.restart(&message::params(params)?.0), &mut out),
+            RELOAD => {
+                self.control.wait(token);
+                self.ask_for_reload(Some((token, id)));
+                return Ok(());
+            }
             STOP => {
                 self.step(Event::Stop);
                 message::response(id, &Ok::<_, Refusal>(Nothing {}), &mut out);
@@ -66,13 +71,17 @@ impl Master {
             let reason = format!("`{helper}` is not restarted by command: it is replaced when its process ends");
             return Err(failed(reason));
         }
-        let names: Vec<String> = self.offers.names().map(|name| format!("`{name}`")).collect();
-        let known = |name: &HelperName| self.offers.names().any(|known| known == *name);
+        let names: Vec<String> = self.offers.names(self.serving).map(|name| format!("`{name}`")).collect();
+        let known = |name: &HelperName| self.offers.names(self.serving).any(|known| known == *name);
         let Some(name) = HelperName::parse(helper).ok().filter(known) else {
             let known =
                 if names.is_empty() { "there is none".to_owned() } else { format!("there is {}", names.join(", ")) };
             return Err(failed(format!("no helper is called {helper:?}: {known}")));
         };
+        if self.supervisor.is_handed_over(name) {
+            let reason = format!("helper {name} is being handed over by a reload: it gets a new process anyway");
+            return Err(Refusal { exit: Exit::Busy as u8, reason });
+        }
         if self.supervisor.is_stuck(name) {
             return Err(failed(format!("helper {name} cannot be replaced: SIGKILL does not end its process")));
         }

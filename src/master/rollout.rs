@@ -1,22 +1,212 @@
-//! What a reload takes: configuration, program and sockets of a generation.
+//! Reloads as those outside see them: who has asked, what is told on the way, how it ended.
+//!
+//! The supervisor decides; here is what a run takes (`release.rs`) and whom its result goes to.
 
-use super::Master;
-use super::supervisor::{Event, ReloadOutcome};
-use crate::contract::ids::{Generation, ReloadNumber};
+use std::time::Instant;
+
+use mio::Token;
+use serde_json::json;
+
+use super::release::{self, Release};
+use super::supervisor::{Event, Progress, ReloadOutcome, View};
+use super::{Master, report};
+use crate::contract::control::{PROGRESS, Refusal, Reloaded, Step};
+use crate::contract::ids::{Generation, HelperName, ReloadNumber, Role};
+use crate::contract::orders::ChildOrder;
+use crate::contract::status::ReloadStatus;
+use crate::error::{Chain, Exit};
+use crate::ipc::message;
+use crate::log::logger;
+use crate::settings::file_of;
+
+/// Who waits for which run, and how the last one ended.
+#[derive(Default)]
+pub(super) struct Rollout {
+    /// Who asks in this step: a connection and the id of its request. `None` in it: a signal.
+    asking: Option<Option<(Token, u32)>>,
+    waiting: Vec<(ReloadNumber, Option<(Token, u32)>)>,
+    /// When the run under way began.
+    began: Option<Instant>,
+    asked: u64,
+    finished: u64,
+    pub(super) last: Option<ReloadStatus>,
+}
 
 impl Master {
-    /// Gets all that this generation is started from.
-    pub(super) fn prepare(&mut self, generation: Generation) -> Event {
-        Event::NotPrepared(format!("{generation}: a reload is not part of this release"))
+    /// Someone wants a reload: a request of the control socket, or a signal.
+    pub(super) fn ask_for_reload(&mut self, asker: Option<(Token, u32)>) {
+        self.rollout.asking = Some(asker);
+        self.step(Event::Reload);
     }
 
     /// Whoever asks for a reload now waits for this run.
     pub(super) fn promise(&mut self, number: ReloadNumber) {
-        let _ = number;
+        if let Some(asker) = self.rollout.asking.take() {
+            self.rollout.waiting.push((number, asker));
+            self.rollout.asked += 1;
+            self.write_reloads();
+        }
     }
 
-    /// A reload is over.
+    /// Gets all that this generation is started from.
+    pub(super) fn prepare(&mut self, generation: Generation) -> Event {
+        self.rollout.began = Some(Instant::now());
+        match self.next_release() {
+            Ok(release) => {
+                let policy = release.policy();
+                self.releases.insert(generation, release);
+                Event::Prepared(policy)
+            }
+            Err(error) => Event::NotPrepared(Chain(&error).to_string()),
+        }
+    }
+
+    fn next_release(&mut self) -> Result<Release, crate::error::Error> {
+        let serving = self.releases.get(&self.serving).expect("invariant: the serving generation has a release");
+        // A file that was there and is gone is no word for the defaults.
+        let file = serving.settings.file.clone().or_else(|| file_of(self.identity.name, None));
+        let settings = release::read(file.as_deref(), &self.overrides)?;
+        serving.follow(&self.program, self.umask, settings, &mut self.listeners)
+    }
+
+    /// Tells those who wait how far it has come.
+    pub(super) fn tell_progress(&mut self, number: ReloadNumber, progress: &Progress) {
+        let mut out = Vec::new();
+        let step = Step { text: report::said(progress) };
+        if message::notification(PROGRESS, &step, &mut out).is_err() {
+            return;
+        }
+        let waiting = self.rollout.waiting.iter().filter(|(of, _)| *of == number);
+        for (token, _) in waiting.filter_map(|(_, asker)| *asker).collect::<Vec<_>>() {
+            self.control.tell(token, &out, Instant::now());
+        }
+        match progress {
+            Progress::Begun => self.notifier.reloading(),
+            Progress::ZygoteLoaded
+            | Progress::Cut(_)
+            | Progress::WorkersReady { .. }
+            | Progress::HandingOver(_)
+            | Progress::HandedOver { .. }
+            | Progress::Accepting
+            | Progress::Stable(_)
+            | Progress::Committed { .. }
+            | Progress::RollingBack { .. }
+            | Progress::RolledBack => {}
+        }
+    }
+
+    /// A run is over: what follows from it, and who is told.
     pub(super) fn reloaded(&mut self, number: ReloadNumber, generation: Generation, outcome: ReloadOutcome) {
-        let _ = (number, generation, outcome);
+        let took = self.rollout.began.take().map_or(0, |began| began.elapsed().as_millis());
+        let took_ms = u64::try_from(took).unwrap_or(u64::MAX);
+        let result = match outcome {
+            ReloadOutcome::Committed { kept } => {
+                self.commit(generation, &kept);
+                let kept = kept.iter().map(|&name| self.kept(name)).collect();
+                Ok(Reloaded { generation: generation.0, kept, took_ms, notes: self.notes_of_settings() })
+            }
+            ReloadOutcome::RolledBack { who, reason } => {
+                self.give_up(generation);
+                Err(who.map_or_else(|| reason.clone(), |who: Role| format!("{who}: {reason}")))
+            }
+        };
+        let name = if result.is_ok() { "committed" } else { "rolled_back" };
+        let reason = result.as_ref().err().cloned();
+        self.rollout.last = Some(ReloadStatus { generation: generation.0, outcome: name.to_owned(), reason, took_ms });
+        self.notifier.reloaded();
+        let (done, waiting) = std::mem::take(&mut self.rollout.waiting).into_iter().partition(|(of, _)| *of == number);
+        self.rollout.waiting = waiting;
+        self.rollout.finished += Vec::len(&done) as u64;
+        self.write_reloads();
+        for (token, id) in done.into_iter().filter_map(|(_, asker)| asker) {
+            let answer = result.clone().map_err(|reason| Refusal { exit: Exit::Failed as u8, reason });
+            let mut out = Vec::new();
+            message::response(id, &answer, &mut out);
+            self.control.answer(token, &out, false, Instant::now());
+        }
+    }
+
+    /// This generation serves now: what its settings say of the master itself.
+    fn commit(&mut self, generation: Generation, kept: &[HelperName]) {
+        self.serving = generation;
+        let Some(release) = self.releases.get_mut(&generation) else { return };
+        let old = std::mem::replace(&mut self.settings, release.settings.clone());
+        if old.pid_file != self.settings.pid_file {
+            self.pid_file = release.pid_file.take();
+        }
+        self.listeners.keep(&release.listeners, self.service, Instant::now());
+        if old.log_level != self.settings.log_level {
+            logger::refilter(&self.settings.log_level);
+            self.refilter(kept);
+        }
+        if old.control_uids != self.settings.control_uids {
+            self.control.allow(self.settings.control_uids.clone());
+            if let Err(error) = self.run_dir.open_to_all(!self.settings.control_uids.is_empty()) {
+                log::error!(target: "forebay", "{}", Chain(&error));
+            }
+        }
+        for note in self.notes_of_settings() {
+            log::info!(target: "forebay", "{generation}: {note}");
+        }
+    }
+
+    /// Helpers that stay as they are log what the new settings want.
+    fn refilter(&mut self, kept: &[HelperName]) {
+        let is_kept = |role: Role| matches!(role, Role::Helper(name, _) if kept.contains(&name));
+        let births: Vec<_> = self.children.iter().filter(|(_, child)| is_kept(child.role)).map(|(b, _)| b).collect();
+        for birth in births {
+            let order = ChildOrder::Filter { filter: self.settings.log_level.clone() };
+            if let Err(error) = self.children.tell(birth, &order, &[]) {
+                log::error!(target: "forebay", "cannot tell a helper the log's level: {error}");
+            }
+        }
+    }
+
+    /// Nothing of this generation is needed any more but by processes that are on their way out.
+    fn give_up(&mut self, generation: Generation) {
+        if let Some(release) = self.releases.get_mut(&generation) {
+            release.pid_file = None;
+        }
+        if let Some(serving) = self.releases.get(&self.serving) {
+            self.listeners.keep(&serving.listeners, self.service, Instant::now());
+        }
+        self.forget_the_gone();
+    }
+
+    /// Lets go of generations that serve no more, are not being tried, and have no process.
+    pub(super) fn forget_the_gone(&mut self) {
+        let View { places, .. } = self.supervisor.view();
+        let lives = |generation: Generation| {
+            let is_its = |role: Role| role.generation() == Some(generation);
+            places.iter().any(|place| is_its(place.role)) || self.children.iter().any(|(_, child)| is_its(child.role))
+        };
+        let is_gone = |generation: &Generation| *generation != self.serving && !lives(*generation);
+        let gone: Vec<Generation> = self.releases.keys().copied().filter(is_gone).collect();
+        for generation in gone {
+            self.releases.remove(&generation);
+            self.offers.forget(generation, &self.run_dir);
+        }
+    }
+
+    /// `nest, release 1.3`
+    fn kept(&self, name: HelperName) -> String {
+        match self.offers.version(self.serving, name) {
+            Some(version) => format!("{name}, release {version}"),
+            None => name.to_string(),
+        }
+    }
+
+    /// What the file says, and something else beats.
+    fn notes_of_settings(&self) -> Vec<String> {
+        self.overrides.beaten(&self.settings)
+    }
+
+    /// How many reloads were asked for and are over, and how the last one ended.
+    pub(super) fn write_reloads(&self) {
+        let Rollout { asked, finished, last, .. } = &self.rollout;
+        let text = json!({ "asked": asked, "finished": finished, "last": last }).to_string();
+        if let Err(error) = self.run_dir.write_reloads(&format!("{text}\n")) {
+            log::error!(target: "forebay", "{}", Chain(&error));
+        }
     }
 }

@@ -22,6 +22,9 @@ const MASTER_LOCK: &str = "master.lock";
 /// Where helpers' sockets are.
 const IPC: &str = "ipc";
 
+/// How reloads went.
+const RELOADS: &str = "reload.json";
+
 /// What helpers keep from one process to the next.
 const STATE: &str = "state";
 
@@ -98,17 +101,47 @@ impl RunDir {
         self.ipc_dir().join(format!("{name}.sock"))
     }
 
+    /// Nobody is called by this name any more.
+    pub(super) fn remove_helper_socket(&self, name: HelperName) {
+        remove(&self.helper_socket_path(name));
+    }
+
+    /// Says how reloads went, for scripts; the file is never seen half-written.
+    pub(super) fn write_reloads(&self, text: &str) -> Result<(), Error> {
+        let (path, new) = (self.path.join(RELOADS), self.path.join(format!("{RELOADS}.new")));
+        let cannot = || format!("cannot write {}", path.display());
+        fs::write(&new, text).or_refused(cannot)?;
+        fs::set_permissions(&new, Permissions::from_mode(0o640)).or_refused(cannot)?;
+        chown(&new, None, self.gid.map(Gid::as_raw)).or_refused(cannot)?;
+        fs::rename(&new, &path).or_refused(cannot)
+    }
+
+    /// Whether everyone may come as far as the control socket, from now on.
+    pub(super) fn open_to_all(&mut self, is_open: bool) -> Result<(), Error> {
+        let cannot = || format!("cannot change {}", self.path.display());
+        let (place, socket) = if is_open { (0o751, 0o666) } else { (0o750, 0o600) };
+        self.is_open = is_open;
+        if is_a_run_directory(&self.path) {
+            fs::set_permissions(&self.path, Permissions::from_mode(place)).or_refused(cannot)?;
+        }
+        fs::set_permissions(self.path.join(control::SOCKET), Permissions::from_mode(socket)).or_refused(cannot)
+    }
+
     /// Removes the sockets, these helpers' too, which nobody answers any more; locks, directories
     /// and what helpers keep stay.
     pub(super) fn leave(&self, helpers: impl Iterator<Item = HelperName>) {
         let ours = [self.path.join(control::SOCKET), self.log_socket_path()];
         for socket in ours.into_iter().chain(helpers.map(|name| self.helper_socket_path(name))) {
-            if let Err(error) = fs::remove_file(&socket)
-                && error.kind() != ErrorKind::NotFound
-            {
-                log::warn!("cannot remove {}: {error}", socket.display());
-            }
+            remove(&socket);
         }
+    }
+}
+
+fn remove(socket: &Path) {
+    if let Err(error) = fs::remove_file(socket)
+        && error.kind() != ErrorKind::NotFound
+    {
+        log::warn!("cannot remove {}: {error}", socket.display());
     }
 }
 

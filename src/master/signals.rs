@@ -15,6 +15,7 @@ pub(super) enum Wish {
     Quit,
     OneMore,
     OneFewer,
+    Reload,
     /// Asked for by this name, and not served by this release.
     NotServed(&'static str),
 }
@@ -36,7 +37,7 @@ pub(super) fn wish(signal: i32) -> Option<Wish> {
         SIGQUIT => Wish::Quit,
         SIGTTIN => Wish::OneMore,
         SIGTTOU => Wish::OneFewer,
-        SIGHUP => Wish::NotServed("SIGHUP: reload"),
+        SIGHUP => Wish::Reload,
         SIGUSR1 => Wish::NotServed("SIGUSR1: reopening log files"),
         SIGUSR2 => Wish::NotServed("SIGUSR2: replacing the master"),
         _ => return None,

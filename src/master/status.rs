@@ -21,8 +21,8 @@ impl Master {
                 Role::Worker(..) => workers.push(self.worker(&place, now)),
                 Role::Log => helpers.push(self.helper("log", self.identity.version, &place, now)),
                 Role::Zygote(_) => helpers.push(self.helper("zygote", self.identity.version, &place, now)),
-                Role::Helper(name, _) => {
-                    let version = self.offers.version(name).unwrap_or_default();
+                Role::Helper(name, generation) => {
+                    let version = self.offers.version(generation, name).unwrap_or_default();
                     helpers.push(self.helper(name.as_str(), version, &place, now));
                 }
             }
@@ -33,8 +33,8 @@ impl Master {
             version: self.identity.version.to_owned(),
             generation: generation.0,
             uptime_s: (now - self.started).as_secs_f64(),
-            listeners: self.listeners.status(),
-            last_reload: None,
+            listeners: self.listeners.status(&self.serving().listeners),
+            last_reload: self.rollout.last.clone(),
             workers,
             helpers,
         }

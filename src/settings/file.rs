@@ -91,7 +91,8 @@ impl Reader<'_> {
         }
     }
 
-    fn set(&mut self, key: &Key<Settings>, value: &Spanned<DeValue<'_>>) {
+    fn set(&mut self, key: &'static Key<Settings>, value: &Spanned<DeValue<'_>>) {
+        self.settings.said.push(key.name);
         if let Err(why) = (key.set)(self.settings, &Given::Written(value.get_ref())) {
             self.wrong(value.span(), &format!("`{}`: {why}", key.name));
         }

@@ -53,6 +53,8 @@ pub(crate) struct Settings {
     pub(crate) log_level: String,
     /// Files of the application's sections, which the master opens.
     pub(crate) named_files: Vec<NamedFile>,
+    /// The keys that the file says.
+    said: Vec<&'static str>,
     /// The file that was read.
     pub(crate) file: Option<PathBuf>,
     /// The file's bytes, for the application.

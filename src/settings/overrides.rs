@@ -60,6 +60,13 @@ impl Overrides {
         self.said.push(Said { key, place: format!("--{}", key.flag()), value });
     }
 
+    /// What the file of these settings says and a flag or a variable beats, in words.
+    pub(crate) fn beaten(&self, settings: &Settings) -> Vec<String> {
+        let keys = settings.said.iter();
+        let beats = |name: &&&str| self.said.iter().rev().find(|said| said.key.name == **name);
+        keys.filter_map(|name| Some(format!("`{name}`: {} beats the file", beats(&name)?.place))).collect()
+    }
+
     pub(super) fn apply(&self, settings: &mut Settings, mistakes: &mut Mistakes) {
         for Said { key, place, value } in &self.said {
             if let Err(why) = (key.set)(settings, &Given::Said(value)) {

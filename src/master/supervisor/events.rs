@@ -30,10 +30,8 @@ pub(crate) enum Event {
     /// This helper shall make room for a new process.
     Restart(HelperName),
     /// Replace all by a new generation; the answer is `Promise`.
-    #[cfg_attr(not(test), expect(dead_code, reason = "nobody asks yet"))]
     Reload,
     /// What `Prepare` asked for is there; these are the settings.
-    #[cfg_attr(not(test), expect(dead_code, reason = "nobody asks yet"))]
     Prepared(Policy),
     /// The configuration, or the program, is of no use; why.
     NotPrepared(String),

@@ -1,0 +1,93 @@
+//! All that one generation is started from and executed with, kept as long as any process of it lives.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
+
+use nix::sys::stat::Mode;
+use toml::{Table, Value};
+
+use super::listeners::{Bound, Listeners};
+use super::pid_file::PidFile;
+use super::program::Load;
+use super::supervisor::Policy;
+use crate::contract::orders::HelperOffer;
+use crate::error::{Error, Exit};
+use crate::settings::Settings;
+
+pub(super) struct Release {
+    pub(super) settings: Settings,
+    pub(super) load: Load,
+    pub(super) listeners: Bound,
+    /// Until it is committed: a pid file that is not the last one's.
+    pub(super) pid_file: Option<PidFile>,
+}
+
+impl Release {
+    /// Opens all that the settings name.
+    pub(super) fn open(
+        program: &Path,
+        umask: Option<Mode>,
+        settings: Settings,
+        listeners: &mut Listeners,
+    ) -> Result<Self, Error> {
+        let service = settings.service().map_err(|why| Error::new(Exit::Config, why))?;
+        let load = Load::open(program, &settings, umask)?;
+        let bound = listeners.bind(&settings.listeners(), service)?;
+        Ok(Self { settings, load, listeners: bound, pid_file: None })
+    }
+
+    /// The same for the next generation, or why that cannot follow the one that serves.
+    pub(super) fn follow(
+        &self,
+        program: &Path,
+        umask: Option<Mode>,
+        settings: Settings,
+        listeners: &mut Listeners,
+    ) -> Result<Self, Error> {
+        let (old, new) = (&self.settings, &settings);
+        let fixed = [
+            ("run_dir", old.run_dir != new.run_dir),
+            ("user", old.user != new.user),
+            ("group", old.group != new.group),
+        ];
+        if let Some((key, _)) = fixed.iter().find(|(_, is_changed)| *is_changed) {
+            let what = format!("`{key}` has changed, which takes a stop and a start");
+            return Err(Error::new(Exit::Config, what));
+        }
+        let moved = (old.pid_file != new.pid_file).then_some(new.pid_file.as_deref()).flatten();
+        let pid_file = moved.map(PidFile::take).transpose()?;
+        Ok(Self { pid_file, ..Self::open(program, umask, settings, listeners)? })
+    }
+
+    /// What the supervisor executes.
+    pub(super) fn policy(&self) -> Policy {
+        let settings = &self.settings;
+        Policy { workers: settings.workers, timeouts: settings.timeouts, restart: settings.restart }
+    }
+
+    /// Tells this helper's part of the configuration from another one: its section, the files that it
+    /// names, and its build if that is its version.
+    pub(super) fn digest(&self, offer: &HelperOffer) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        offer.build.hash(&mut hasher);
+        let text = String::from_utf8_lossy(&self.settings.source);
+        let all: Table = text.parse().unwrap_or_default();
+        let name = offer.name.as_str();
+        let nested = all.get("helper").and_then(|helpers| helpers.get(name));
+        let section = nested.or_else(|| all.get(name)).cloned().unwrap_or(Value::Table(Table::new()));
+        // Keys stand in order in it.
+        format!("{section:?}").hash(&mut hasher);
+        let is_its = |key: &str| key.strip_prefix("helper.").unwrap_or(key).split('.').next() == Some(name);
+        self.load.hash_files(
+            |path| self.settings.named_files.iter().any(|file| file.path == path && is_its(&file.key)),
+            &mut hasher,
+        );
+        hasher.finish()
+    }
+}
+
+/// Reads the settings as a start would.
+pub(super) fn read(file: Option<&Path>, overrides: &crate::settings::Overrides) -> Result<Settings, Error> {
+    let (settings, mistakes) = Settings::read(file, overrides);
+    mistakes.into_result().map(|()| settings)
+}
