@@ -144,7 +144,7 @@ mod tests {
         let offer = |text: &&str| {
             let (helper, asks) = text.split_once(':').unwrap_or((text, ""));
             let asks = asks.split_whitespace().map(name).collect();
-            HelperOffer { name: name(helper), version: "1.2".to_owned(), asks, digest: 0 }
+            HelperOffer { name: name(helper), version: "1.2".to_owned(), asks, build: String::new(), digest: 0 }
         };
         let helpers = helpers.iter().map(offer).collect();
         Manifest { version: orders::VERSION, name: "test".to_owned(), helpers }
@@ -194,24 +194,37 @@ mod tests {
         assert!(check(&manifest(&["nest"]), Some(&[])).is_err());
     }
 
+    /// Takes in an offer of a generation; its helpers' names, or the refusal.
+    fn take(offers: &mut Offers, generation: u32, helpers: &[&str], run_dir: &RunDir) -> Result<usize, Refusal> {
+        offers.take(Generation(generation), &manifest(helpers), run_dir, |_| 7).map(|taken| {
+            assert!(taken.iter().all(|offer| offer.digest == 7));
+            taken.len()
+        })
+    }
+
     #[test]
-    fn what_is_bound_stays_bound() {
+    fn what_is_bound_stays_bound_as_long_as_anyone_has_it() {
         let directory = tempfile::tempdir().expect("a directory");
         let run_dir = RunDir::take(&directory.path().join("run"), Settings::new().service().expect("its own"), false)
             .expect("a run directory");
         let mut offers = Offers::default();
-        assert_eq!(offers.take(&manifest(&["nest", "hub: nest"]), &run_dir), Ok(()));
+        assert_eq!(take(&mut offers, 1, &["nest", "hub: nest"], &run_dir), Ok(2));
         let path = run_dir.ipc_dir().join("nest.sock");
         let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).expect("a socket").permissions());
         assert_eq!(mode & 0o7777, 0o660, "whatever the umask");
         let waiting = std::os::unix::net::UnixStream::connect(&path).expect("somebody listens");
-        assert_eq!(offers.take(&manifest(&["nest", "hub: nest"]), &run_dir), Ok(()));
+        assert_eq!(take(&mut offers, 1, &["nest", "hub: nest"], &run_dir), Ok(2));
         assert!(offers.socket(name("hub")).is_some() && offers.socket(name("feed")).is_none());
-        assert_eq!(offers.names().collect::<Vec<_>>(), [name("nest"), name("hub")]);
-        assert!(matches!(offers.take(&manifest(&["nest"]), &run_dir), Err(Refusal::Broken(_))));
+        assert_eq!(offers.names(Generation(1)).collect::<Vec<_>>(), [name("nest"), name("hub")]);
+        assert!(matches!(take(&mut offers, 1, &["nest"], &run_dir), Err(Refusal::Broken(_))));
+        // The next generation has others.
+        assert_eq!(take(&mut offers, 2, &["nest", "feed"], &run_dir), Ok(2));
+        offers.forget(Generation(1), &run_dir);
+        assert!(offers.socket(name("hub")).is_none() && !run_dir.ipc_dir().join("hub.sock").exists());
+        assert!(offers.socket(name("nest")).is_some() && path.exists());
         drop(waiting);
-        run_dir.leave(offers.names());
-        assert!(!path.exists());
+        run_dir.leave(offers.all());
+        assert!(!path.exists() && !run_dir.ipc_dir().join("feed.sock").exists());
     }
 
     #[test]
@@ -220,7 +233,7 @@ mod tests {
         let run_dir = RunDir::take(&directory.path().join("run"), Settings::new().service().expect("its own"), false)
             .expect("a run directory");
         std::fs::create_dir(run_dir.ipc_dir().join("nest.sock")).expect("something in its place");
-        match Offers::default().take(&manifest(&["nest"]), &run_dir) {
+        match take(&mut Offers::default(), 1, &["nest"], &run_dir) {
             Err(Refusal::Unable(why)) => assert!(why.contains("nest.sock"), "{why}"),
             other => panic!("{other:?}"),
         }

@@ -2,7 +2,8 @@
 //!
 //! `FIXTURE` in the environment says what goes wrong at start: `refuse`, `exit`, `panic`, `never`
 //! (ready), `exit-if FILE` (exists); `thread`, `socket`, `refuse-preload` and `endless-preload` in
-//! `preload`; `threaded` and `early` (a file is opened) before `App::main`.
+//! `preload`; `threaded`, `early` (a file is opened), `exit-7` and `hang` (in a zygote) before
+//! `App::main`. `as FILE`: what the file says, so that it can change from one generation to the next.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -17,7 +18,15 @@ use forebay::{App, BoxError, Preload, Worker};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 fn main() -> ExitCode {
-    if std::env::var_os("FIXTURE").is_some_and(|fault| fault == "threaded") {
+    let is_zygote = std::env::var_os("FOREBAY_ZYGOTE").is_some();
+    match fault().as_str() {
+        "exit-7" if is_zygote => std::process::exit(7),
+        "hang" if is_zygote => loop {
+            std::thread::park();
+        },
+        _ => {}
+    }
+    if fault() == "threaded" {
         let (say, heard) = std::sync::mpsc::channel();
         let gossip = move || {
             say.send("it has its name by now").expect("somebody listens");
@@ -26,8 +35,7 @@ fn main() -> ExitCode {
         drop(std::thread::Builder::new().name("gossip".to_owned()).spawn(gossip));
         heard.recv().expect("it speaks");
     }
-    let early = std::env::var_os("FIXTURE").is_some_and(|fault| fault == "early");
-    let early = early.then(|| std::fs::File::open("/dev/zero").expect("/dev/zero"));
+    let early = (fault() == "early").then(|| std::fs::File::open("/dev/zero").expect("/dev/zero"));
     let preload = move |given: &Preload| {
         if let Some(mut file) = early {
             std::io::Read::read_exact(&mut file, &mut [0; 16])?;
@@ -37,27 +45,36 @@ fn main() -> ExitCode {
     App::new("fixture").preload(preload).http(replica).main()
 }
 
+/// What is to go wrong.
+fn fault() -> String {
+    let fault = std::env::var("FIXTURE").unwrap_or_default();
+    match fault.strip_prefix("as ") {
+        Some(file) => std::fs::read_to_string(file).unwrap_or_default(),
+        None => fault,
+    }
+}
+
 /// What is drawn once for all workers.
 struct Drawn {
     preloaded: u64,
 }
 
 fn preload(_: &Preload) -> Result<Drawn, BoxError> {
-    match std::env::var("FIXTURE").as_deref() {
-        Ok("thread") => drop(std::thread::spawn(|| std::thread::sleep(Duration::from_secs(60)))),
-        Ok("socket") => _ = std::net::UdpSocket::bind("127.0.0.1:0")?.into_raw_fd(),
-        Ok("refuse-preload") => return Err("the table is missing".into()),
-        Ok("endless-preload") => loop {
+    match fault().as_str() {
+        "thread" => drop(std::thread::spawn(|| std::thread::sleep(Duration::from_secs(60)))),
+        "socket" => _ = std::net::UdpSocket::bind("127.0.0.1:0")?.into_raw_fd(),
+        "refuse-preload" => return Err("the table is missing".into()),
+        "endless-preload" => loop {
             std::thread::park();
         },
-        Ok(_) | Err(_) => {}
+        _ => {}
     }
     // Used before the fork, so that a copy of the state would show in every worker.
     Ok(Drawn { preloaded: rand::random::<u64>() ^ fastrand::u64(..) ^ RandomState::new().hash_one(0) })
 }
 
 async fn replica(worker: Worker) -> Result<Router, BoxError> {
-    let fault = std::env::var("FIXTURE").unwrap_or_default();
+    let fault = fault();
     match fault.split_once(' ').unwrap_or((&fault, "")) {
         ("refuse", _) => return Err("no database".into()),
         ("exit", _) => std::process::exit(0),

@@ -22,6 +22,7 @@ mod pauses;
 mod peer;
 mod peers;
 mod places;
+mod reload;
 mod scarcity;
 mod serving;
 mod settings;
