@@ -5,6 +5,7 @@
 //! restarted or handed over refuses nobody, calls wait in its socket's queue.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
 
@@ -45,10 +46,9 @@ impl Offers {
         let known: Option<Vec<HelperName>> = self.of.get(&generation).map(|offers| names(offers).collect());
         check(manifest, known.as_deref()).map_err(Refusal::Broken)?;
         for offer in &manifest.helpers {
-            if !self.sockets.contains_key(&offer.name) {
+            if let Entry::Vacant(place) = self.sockets.entry(offer.name) {
                 let socket = run_dir.helper_socket(offer.name);
-                let socket = socket.map_err(|error| Refusal::Unable(Chain(&error).to_string()))?;
-                self.sockets.insert(offer.name, socket);
+                place.insert(socket.map_err(|error| Refusal::Unable(Chain(&error).to_string()))?);
             }
         }
         let with_digest = |offer: &HelperOffer| HelperOffer { digest: digest(offer), ..offer.clone() };

@@ -2,8 +2,6 @@
 
 use std::ffi::{c_int, c_void};
 use std::fmt::Write;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::slice;
 
 /// An ELF note's type and owner for a build id: elf(5), "Notes".
@@ -13,15 +11,11 @@ const OWNER: &[u8] = b"GNU\0";
 /// The longest id that is taken, in bytes.
 const LEN_MAX: usize = 32;
 
-/// The executable's build id in hexadecimal; where its linker wrote none, the file's size and time.
+/// The executable's build id in hexadecimal; nothing where its linker wrote none.
 pub(crate) fn id() -> String {
     let mut id: Vec<u8> = Vec::new();
     // SAFETY: the callback is called before this returns, with `id` as its last argument.
     unsafe { libc::dl_iterate_phdr(Some(look), (&raw mut id).cast()) };
-    if id.is_empty() {
-        let found = fs::metadata("/proc/self/exe").map(|found| (found.size(), found.mtime(), found.mtime_nsec()));
-        return format!("{:?}", found.unwrap_or_default());
-    }
     id.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text
@@ -29,6 +23,9 @@ pub(crate) fn id() -> String {
 }
 
 /// Looks through the notes of the first object, which is the program; ends the iteration.
+///
+/// # Safety
+/// For `dl_iterate_phdr` alone, with a vector of bytes as its last argument.
 unsafe extern "C" fn look(info: *mut libc::dl_phdr_info, _: libc::size_t, id: *mut c_void) -> c_int {
     // SAFETY: the dynamic linker hands over a valid description of a loaded object, whose program
     // headers and note segments stay mapped; `id` is the vector of `id()`.

@@ -429,7 +429,7 @@ fn a_slow_request_over_a_reload_is_answered_by_the_old_generation() {
     commit(&server);
     assert!(server.workers().iter().any(|pid| !old.contains(pid)));
     assert!(old.contains(&held.let_go()));
-    server.wait_until("one generation", |status| is_alone(status));
+    server.wait_until("one generation", is_alone);
     server.stop();
 }
 
