@@ -6,6 +6,7 @@ mod cluster;
 mod commands;
 mod crashes;
 mod db;
+mod deploy;
 mod documents;
 mod faults;
 mod follower;
