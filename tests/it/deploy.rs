@@ -31,8 +31,8 @@ impl Site {
         if !is_archive {
             return directory;
         }
-        let archive = self.place(&format!("{name}.tar.gz"));
-        let tar = Command::new("tar").arg("-czf").arg(&archive).arg("-C").arg(&directory).arg("fixture").status();
+        let archive = self.place(&format!("{name}.tar"));
+        let tar = Command::new("tar").arg("-cf").arg(&archive).arg("-C").arg(&directory).arg("fixture").status();
         assert!(tar.expect("tar(1) is there").success());
         archive
     }
