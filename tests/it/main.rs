@@ -11,6 +11,7 @@ mod documents;
 mod faults;
 mod follower;
 mod gateway;
+mod handover;
 mod hangs;
 mod held;
 mod identity;

@@ -14,29 +14,30 @@ use crate::client::{copy_program, example, get};
 use crate::load::Load;
 
 /// A short proof, so that tests are fast.
-const SHORT: &str = "[timeouts]\nstable = 0.05\n";
+pub(crate) const SHORT: &str = "[timeouts]\nstable = 0.05\n";
 
 fn fixture() -> Builder {
     Server::of(example("fixture")).configuration(SHORT)
 }
 
-fn reload(server: &Server) -> Output {
+pub(crate) fn reload(server: &Server) -> Output {
     server.command(&["reload"])
 }
 
-fn said(output: &Output) -> String {
+pub(crate) fn said(output: &Output) -> String {
     String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
 }
 
 /// A reload that takes over.
-fn commit(server: &Server) -> String {
+pub(crate) fn commit(server: &Server) -> String {
     let output = reload(server);
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     said(&output)
 }
 
 /// A reload that is to leave everything as it was; returns why.
-fn roll_back(server: &Server) -> String {
+pub(crate) fn roll_back(server: &Server) -> String {
+    server.wait_until("one generation", is_alone);
     let before = (server.workers(), server.helper("zygote"), server.status()["generation"].clone());
     let output = reload(server);
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
@@ -50,16 +51,16 @@ fn roll_back(server: &Server) -> String {
 }
 
 /// Whether only one generation lives.
-fn is_alone(status: &Value) -> bool {
+pub(crate) fn is_alone(status: &Value) -> bool {
     let workers = status["workers"].as_array().expect("workers");
     workers.iter().all(|worker| worker["generation"] == status["generation"])
 }
 
-fn configure(server: &Server, text: &str) {
+pub(crate) fn configure(server: &Server, text: &str) {
     fs::write(server.directory().join("configuration.toml"), text).expect("write");
 }
 
-fn reloads(server: &Server) -> Value {
+pub(crate) fn reloads(server: &Server) -> Value {
     let text = fs::read_to_string(server.run_dir().join("reload.json")).expect("it is there");
     serde_json::from_str(&text).expect("JSON")
 }
@@ -431,60 +432,4 @@ fn a_slow_request_over_a_reload_is_answered_by_the_old_generation() {
     assert!(old.contains(&held.let_go()));
     server.wait_until("one generation", is_alone);
     server.stop();
-}
-
-// ---- helpers ----------------------------------------------------------------------------------
-
-fn gateway(text: &str) -> Server {
-    Server::of(env!("CARGO_BIN_EXE_forebay")).configuration(&format!("{SHORT}{text}")).start()
-}
-
-#[test]
-fn a_helper_of_the_same_build_and_configuration_keeps_its_process() {
-    let server = gateway("");
-    let (nest, simulator) = (server.helper("nest"), server.helper("simulator"));
-    let text = commit(&server);
-    assert!(text.contains("kept: simulator, release") && text.contains("nest, release"), "{text}");
-    assert_eq!((server.helper("nest"), server.helper("simulator")), (nest, simulator));
-    // Another configuration of one of them.
-    configure(&server, &format!("{SHORT}[nest]\ndead_link_s = 70\n"));
-    let text = commit(&server);
-    assert!(text.contains("helper nest handed over, away for") && !text.contains("nest, release"), "{text}");
-    assert_ne!(server.helper("nest"), nest);
-    assert_eq!(server.helper("simulator"), simulator);
-    // It was kept, and crashes: the serving generation has it again.
-    server.signal(simulator, SIGKILL);
-    server.wait_until("a new simulator", |status| {
-        let mut helpers = status["helpers"].as_array().into_iter().flatten();
-        status["state"] == "serving" && helpers.any(|one| one["name"] == "simulator" && one["generation"] == 3)
-    });
-    server.stop();
-}
-
-#[test]
-fn a_hand_over_that_fails_gives_the_old_helper_back() {
-    let scratch = tempfile::tempdir().expect("a directory");
-    let token = scratch.path().join("token");
-    fs::write(&token, "c.one\n").expect("write");
-    let text = format!("[nest]\ntoken_file = \"{}\"\n", token.display());
-    let server = gateway(&text);
-    let nest = server.helper("nest");
-    // Another secret is another configuration.
-    fs::write(scratch.path().join("next"), "c.two\n").expect("write");
-    fs::rename(scratch.path().join("next"), &token).expect("rename");
-    assert!(commit(&server).contains("helper nest handed over"));
-    let next = server.helper("nest");
-    assert_ne!(next, nest);
-    // Its successor is ended before it serves.
-    configure(&server, &format!("{SHORT}[nest]\ndead_link_s = 71\n"));
-    server.signal(next, nix::libc::SIGSTOP);
-    server.signal(server.pid(), SIGHUP);
-    server.wait_for_log("handing over helper nest");
-    server.signal(next, SIGKILL);
-    let json = server.wait_for("a result", || Some(reloads(&server)).filter(|json| json["finished"] == 2));
-    assert!(json["last"]["outcome"].is_string());
-    server.wait_until("serving", |status| status["state"] == "serving" && is_alone(status));
-    let names: Vec<String> = server.processes().into_iter().map(|(_, title)| title).collect();
-    assert_eq!(names.iter().filter(|title| title.contains("helper nest")).count(), 1, "{names:?}");
-    server.signal(server.pid(), SIGTERM);
 }

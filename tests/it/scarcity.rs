@@ -139,6 +139,23 @@ fn a_worker_that_cannot_be_forked_comes_as_soon_as_it_can() {
 }
 
 #[test]
+fn a_reload_that_cannot_fork_leaves_all_as_it_was_and_works_after_the_relief() {
+    let Some((builder, _scratch)) = by_a_user_of_its_own(example("fixture"), 7) else { return };
+    let server = builder.configuration("[timeouts]\nstable = 0\n").start();
+    let workers = server.workers();
+    limit(server.pid(), "nproc", 1);
+    let output = server.command(&["reload"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("generation 2: ") && said.contains("Resource temporarily unavailable"), "{said}");
+    assert_eq!(server.wait_until("serving", |status| status["state"] == "serving")["generation"], 1);
+    assert_eq!(server.workers(), workers);
+    limit(server.pid(), "nproc", usual(Resource::RLIMIT_NPROC));
+    assert_eq!(server.command(&["reload"]).status.code(), Some(0));
+    server.stop();
+}
+
+#[test]
 fn a_worker_that_is_refused_its_thread_counts_as_not_born() {
     let Some((builder, _scratch)) = by_a_user_of_its_own(example("fixture"), 4) else { return };
     let server = builder.start();
