@@ -81,7 +81,8 @@ impl Caller {
         let Self { decoder, unsent, is_welcome } = self;
         let Some(body) = decoder.next()? else { return Ok(None) };
         let (kind, mut envelope) = Envelope::open(body)?;
-        if !*is_welcome && kind != message::WELCOME {
+        // A helper that is leaving may say so first.
+        if !*is_welcome && !matches!(kind, message::WELCOME | message::GO_AWAY) {
             return Err(FrameError::Malformed(format!("kind {kind} before the welcome")));
         }
         let told = match kind {

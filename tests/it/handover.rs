@@ -234,6 +234,7 @@ fn as_a_services_user_it_reloads_as_at_its_start_and_from_a_directory_that_is_go
     let server = server.run_dir(scratch.path().join("run")).start();
     fs::remove_dir(&gone).expect("nobody needs it");
     commit(&server);
+    server.wait_until("one generation", is_alone);
     for pid in server.workers().into_iter().chain([server.helper("zygote")]) {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
         assert!(status.contains("\nUid:\t65534\t65534\t65534\t65534\n"), "{status}");

@@ -46,7 +46,7 @@ pub(crate) fn roll_back(server: &Server) -> String {
     assert_eq!(status["last_reload"]["outcome"], "rolled_back");
     let reason = status["last_reload"]["reason"].as_str().expect("a reason");
     assert!(said(&output).contains(reason), "{reason}: {}", said(&output));
-    assert_eq!(get(server.address(), "/").expect("an answer").status, 200);
+    assert!(get(server.address(), "/").expect("an answer").status < 500);
     reason.to_owned()
 }
 
