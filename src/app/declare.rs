@@ -23,8 +23,16 @@ pub(crate) type HttpFn = Box<dyn FnOnce(Worker) -> Pin<Box<dyn Future<Output = R
 
 /// One replica's service, as the worker's loop uses it.
 pub(crate) trait Replica {
-    /// Serves a connection until it ends (`peer`: none on a Unix socket); once `drain` resolves it ends as soon as it may.
-    fn serve(&self, stream: Stream, peer: Option<SocketAddr>, drain: BoxFuture<()>) -> BoxFuture<()>;
+    /// Serves a connection until it ends (`peer`: none on a Unix socket).
+    fn serve(&self, stream: Stream, peer: Option<SocketAddr>, ends: Ends) -> BoxFuture<()>;
+}
+
+/// When a connection shall end.
+pub(crate) struct Ends {
+    /// Once this resolves: with its next answer.
+    pub(crate) next: BoxFuture<()>,
+    /// Once this resolves: soon, also when nothing more is asked.
+    pub(crate) soon: BoxFuture<()>,
 }
 
 /// A future of a process with one thread.

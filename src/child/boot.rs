@@ -30,7 +30,11 @@ pub(super) struct Seat {
 pub(super) fn begin(name: &str, control: &UnixStream) -> Result<Option<(Seat, File)>> {
     title::set(&format!("{name}: newborn"));
     let Some((order, given)) = channel::receive(control)? else { return Ok(None) };
-    let ChildOrder::Begin(begin) = order else { return Err("the first order is not to begin".into()) };
+    let begin = match order {
+        ChildOrder::Begin(begin) => begin,
+        ChildOrder::Drain { .. } => return Ok(None),
+        ChildOrder::Accept | ChildOrder::Filter { .. } => return Err("the first order is not to begin".into()),
+    };
     let mut given = given.into_iter();
     let mut next = || given.next().ok_or("descriptors are missing in the order to begin");
     let (lock_file, scoreboard, output) = (File::from(next()?), next()?, next()?);

@@ -20,8 +20,10 @@ pub(super) struct Master {
 /// Why a child ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
-    /// The master, or whoever sent TERM, wants it.
-    Ordered,
+    /// Others serve on: the master has retired it, or somebody sent it TERM.
+    Retired,
+    /// The daemon stops.
+    Stopped,
     /// The master is gone.
     Orphaned,
 }
@@ -62,17 +64,19 @@ impl Master {
     pub(super) async fn says_accept(&mut self) -> Result<Option<()>> {
         match self.order().await {
             Ok(ChildOrder::Accept) => Ok(Some(())),
-            Ok(ChildOrder::Drain | ChildOrder::Filter { .. }) | Err(_) => Ok(None),
+            Ok(ChildOrder::Drain { .. } | ChildOrder::Filter { .. }) | Err(_) => Ok(None),
             Ok(ChildOrder::Begin(_)) => Err("begun twice".into()),
         }
     }
 
-    /// Waits until this process shall end.
+    /// Waits until this process shall end. A process that was retired may be told again: that all
+    /// stops, or that the master is gone.
     pub(super) async fn says_drain(&mut self) -> Ending {
         loop {
             match self.order().await {
                 Ok(ChildOrder::Accept | ChildOrder::Begin(_) | ChildOrder::Filter { .. }) => {}
-                Ok(ChildOrder::Drain) => return Ending::Ordered,
+                Ok(ChildOrder::Drain { lazily: true }) => return Ending::Retired,
+                Ok(ChildOrder::Drain { lazily: false }) => return Ending::Stopped,
                 Err(ending) => return ending,
             }
         }
@@ -84,7 +88,7 @@ impl Master {
             let ready = tokio::select! {
                 _ = self.term.recv() => {
                     log::info!("SIGTERM: draining");
-                    return Err(Ending::Ordered);
+                    return Err(Ending::Retired);
                 }
                 ready = self.control.readable() => ready,
             };

@@ -114,8 +114,9 @@ pub(crate) enum ChildOrder {
     Accept,
     /// Log what this filter wants from now on, in RUST_LOG's syntax.
     Filter { filter: String },
-    /// Take no more, finish what is open, exit.
-    Drain,
+    /// Take no more, finish what is open, exit. Lazily: others serve on, so an idle connection may
+    /// wait for its next request. A worker that drains lazily may be told again, to end soon.
+    Drain { lazily: bool },
 }
 
 /// A process's identity and what it executes of the settings.

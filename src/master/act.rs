@@ -80,7 +80,10 @@ impl Master {
                 self.detach();
             }
             Report::Reload(number, _, progress) => self.tell_progress(*number, progress),
-            Report::Stopping { .. } => self.notifier.stopping(),
+            Report::Stopping { .. } => {
+                self.notifier.stopping();
+                self.hurry_workers();
+            }
             Report::Born(..)
             | Report::Ready(..)
             | Report::BirthFailed { .. }
@@ -94,6 +97,16 @@ impl Master {
             | Report::Scaled { .. } => {}
         }
         self.is_news = true;
+    }
+
+    /// Who was retired waits for its clients: nobody serves them any more. Others hear it twice.
+    fn hurry_workers(&self) {
+        let workers = self.children.iter().filter(|(_, process)| matches!(process.role, Role::Worker(..)));
+        for (birth, process) in workers {
+            if let Err(error) = self.children.tell(birth, &ChildOrder::Drain { lazily: false }, &[]) {
+                log::warn!(target: "forebay", "cannot hurry {}: {error}", process.role);
+            }
+        }
     }
 
     /// Lets go of whoever waits for this moment, and of the terminal.
@@ -252,7 +265,10 @@ impl Master {
 
     fn drain(&mut self, birth: Birth) -> io::Result<()> {
         match self.children.get(birth).map(|process| process.role) {
-            Some(Role::Helper(..) | Role::Worker(..)) => self.children.tell(birth, &ChildOrder::Drain, &[]),
+            Some(Role::Helper(..) | Role::Worker(..)) => {
+                let lazily = !self.supervisor.is_stopping();
+                self.children.tell(birth, &ChildOrder::Drain { lazily }, &[])
+            }
             Some(Role::Zygote(_)) => {
                 self.children.hang_up(birth);
                 Ok(())

@@ -11,9 +11,10 @@ use std::os::fd::IntoRawFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::Path;
 use axum::http::StatusCode;
-use axum::{Router, routing::get};
+use axum::routing::{get, post};
 use forebay::{App, BoxError, Preload, Worker};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
@@ -86,6 +87,7 @@ async fn replica(worker: Worker) -> Result<Router, BoxError> {
     let preloaded = worker.preloaded::<Drawn>()?.preloaded;
     Ok(Router::new()
         .route("/", get(async move || format!("{} {}", worker.slot(), std::process::id())))
+        .route("/echo", post(async |body: String| body))
         .route("/random", get(async move || random(preloaded)))
         .route("/sleep/{ms}", get(sleep))
         .route("/hold/{*file}", get(hold))

@@ -1,10 +1,10 @@
 //! Taking connections from the listening sockets that all workers share.
 
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,7 +13,6 @@ use tokio::net::{TcpListener, UnixListener};
 
 use super::drain::Drain;
 use crate::app::declare::{Replica, Stream};
-use crate::error::BoxError;
 
 /// How long a worker without descriptors leaves the queue to others.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
@@ -22,26 +21,17 @@ const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 const CONNECTIONS_A_TURN: u64 = 4;
 const TURNS_MAX: u64 = 16;
 
-/// Takes connections from all listeners, for ever. Returns only what makes that impossible.
-pub(super) async fn all(listeners: Vec<OwnedFd>, replica: Rc<dyn Replica>, drain: Drain) -> BoxError {
-    match Queue::new(listeners) {
-        Ok(queue) => serve(queue, &*replica, &drain).await,
-        Err(error) => error.into(),
-    }
-}
+/// What a worker that retires takes at most from each queue that it leaves: nobody else may have it.
+const REST_MAX: usize = 1024;
 
-async fn serve(mut queue: Queue, replica: &dyn Replica, drain: &Drain) -> BoxError {
+/// Takes connections from all listeners, for ever.
+pub(super) async fn all(queue: &mut Queue, replica: &dyn Replica, drain: &Drain) -> Infallible {
     let mut exhausted = false;
     loop {
-        match queue.accept().await {
-            Ok((stream, peer)) => {
+        match poll_fn(|context| queue.poll_accept(context)).await {
+            Ok(taken) => {
                 exhausted = false;
-                let open = drain.open();
-                let connection = replica.serve(stream, peer, drain.begun());
-                drop(tokio::spawn(async move {
-                    connection.await;
-                    drop(open);
-                }));
+                serve(taken, replica, drain);
                 // The next in the queue is for whoever has less to do: turns of the loop, the more of
                 // them the more this worker has.
                 for _ in 0..=drain.count().min(TURNS_MAX * CONNECTIONS_A_TURN) / CONNECTIONS_A_TURN {
@@ -60,6 +50,27 @@ async fn serve(mut queue: Queue, replica: &dyn Replica, drain: &Drain) -> BoxErr
     }
 }
 
+/// Takes what waits now, and closes the listeners: an address that a reload has removed is nobody
+/// else's any more.
+pub(super) async fn rest(mut queue: Queue, replica: &dyn Replica, drain: &Drain) {
+    for _ in 0..REST_MAX * queue.listeners.len() {
+        match poll_fn(|context| Poll::Ready(queue.poll_accept(context))).await {
+            Poll::Ready(Ok(taken)) => serve(taken, replica, drain),
+            Poll::Ready(Err(error)) if is_peers_fault(&error) => {}
+            Poll::Ready(Err(_)) | Poll::Pending => return,
+        }
+    }
+}
+
+fn serve((stream, peer): Taken, replica: &dyn Replica, drain: &Drain) {
+    let open = drain.open();
+    let connection = replica.serve(stream, peer, drain.ends());
+    drop(tokio::spawn(async move {
+        connection.await;
+        drop(open);
+    }));
+}
+
 /// Errors of one connection that accept(2) passes on.
 fn is_peers_fault(error: &io::Error) -> bool {
     matches!(
@@ -68,8 +79,11 @@ fn is_peers_fault(error: &io::Error) -> bool {
     )
 }
 
+/// A connection, and where it comes from.
+type Taken = (Stream, Option<SocketAddr>);
+
 /// The listeners, looked at in turn.
-struct Queue {
+pub(super) struct Queue {
     listeners: Vec<Listener>,
     next: usize,
 }
@@ -80,21 +94,18 @@ enum Listener {
 }
 
 impl Queue {
-    fn new(descriptors: Vec<OwnedFd>) -> io::Result<Self> {
+    pub(super) fn new(descriptors: Vec<OwnedFd>) -> io::Result<Self> {
         Ok(Self { listeners: descriptors.into_iter().map(Listener::new).collect::<io::Result<_>>()?, next: 0 })
     }
 
-    async fn accept(&mut self) -> io::Result<(Stream, Option<SocketAddr>)> {
-        poll_fn(|context| {
-            for _ in 0..self.listeners.len() {
-                self.next = (self.next + 1) % self.listeners.len();
-                if let Poll::Ready(accepted) = self.listeners[self.next].poll_accept(context) {
-                    return Poll::Ready(accepted);
-                }
+    fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Taken>> {
+        for _ in 0..self.listeners.len() {
+            self.next = (self.next + 1) % self.listeners.len();
+            if let Poll::Ready(accepted) = self.listeners[self.next].poll_accept(context) {
+                return Poll::Ready(accepted);
             }
-            Poll::Pending
-        })
-        .await
+        }
+        Poll::Pending
     }
 }
 
@@ -109,7 +120,7 @@ impl Listener {
         })
     }
 
-    fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<(Stream, Option<SocketAddr>)>> {
+    fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<Taken>> {
         match self {
             Self::Tcp(listener) => listener.poll_accept(context).map_ok(|(stream, peer)| {
                 // Small answers go at once; where this fails the peer is gone already.

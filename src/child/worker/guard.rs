@@ -35,12 +35,19 @@ pub(super) struct Life {
     asked: Notify,
     /// The next answer is the last one, and says so.
     ending: AtomicBool,
+    /// A request of HTTP/2 has come: GOAWAY says the end, and loses nothing.
+    is_http2: AtomicBool,
 }
 
 impl Life {
     /// The next answer is the last one.
     pub(super) fn end(&self) {
         self.ending.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether this is known to be HTTP/2; until the first request it is not.
+    pub(super) fn is_http2(&self) -> bool {
+        self.is_http2.load(Ordering::Relaxed)
     }
 
     /// Waits for the next request.
@@ -74,8 +81,11 @@ where
         if let Some(record) = record() {
             record.count_request();
         }
-        let is_http1 = request.version() < Version::HTTP_2;
-        Answering { life: is_http1.then(|| self.life.clone()), answer: self.service.call(request) }
+        let is_http2 = request.version() >= Version::HTTP_2;
+        if is_http2 {
+            self.life.is_http2.store(true, Ordering::Relaxed);
+        }
+        Answering { life: (!is_http2).then(|| self.life.clone()), answer: self.service.call(request) }
     }
 }
 

@@ -14,10 +14,10 @@ use hyper_util::server::conn::auto::{self, UpgradeableConnection};
 use tower_service::Service;
 
 use super::guard::{Guarded, Life};
-use crate::app::declare::{App, BoxFuture, Replica, Stream, Worker};
+use crate::app::declare::{App, BoxFuture, Ends, Replica, Stream, Worker};
 use crate::error::{BoxError, Result};
 
-/// How long an idle connection waits for one more request while draining: a client that sends one
+/// How long an idle connection waits for one more request when all stops: a client that sends one
 /// just now does not know yet.
 const LAST_REQUEST_GRACE: Duration = Duration::from_secs(1);
 
@@ -81,7 +81,7 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    fn serve(&self, stream: Stream, peer: Option<SocketAddr>, drain: BoxFuture<()>) -> BoxFuture<()> {
+    fn serve(&self, stream: Stream, peer: Option<SocketAddr>, ends: Ends) -> BoxFuture<()> {
         let life = Arc::new(Life::default());
         let service = Guarded::new(self.service.clone(), peer, life.clone());
         let protocol = self.protocol.clone();
@@ -89,7 +89,7 @@ where
             let mut connection = std::pin::pin!(protocol.serve_connection_with_upgrades(stream, service));
             let result = tokio::select! {
                 result = connection.as_mut() => result,
-                () = drain => end(connection.as_mut(), &life).await,
+                () = ends.next => end(connection.as_mut(), &life, ends.soon).await,
             };
             if let Err(error) = result {
                 let peer = peer.map_or_else(|| "a Unix socket".to_owned(), |peer| peer.to_string());
@@ -99,8 +99,8 @@ where
     }
 }
 
-/// Ends a connection with its next answer, or when none is asked for within the grace.
-async fn end<S, B>(mut connection: Pin<&mut Serving<'_, S>>, life: &Life) -> Result<(), BoxError>
+/// Ends a connection with its next answer, or when none is asked for within the grace after `soon`.
+async fn end<S, B>(mut connection: Pin<&mut Serving<'_, S>>, life: &Life, soon: BoxFuture<()>) -> Result<(), BoxError>
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
@@ -109,11 +109,19 @@ where
     B::Error: Into<BoxError>,
 {
     life.end();
-    // hyper closes an idle connection at once, and a request that is on its way is lost.
-    tokio::select! {
-        result = connection.as_mut() => return result,
-        () = life.asked() => {}
-        () = tokio::time::sleep(LAST_REQUEST_GRACE) => {}
+    let soon = async {
+        soon.await;
+        tokio::time::sleep(LAST_REQUEST_GRACE).await;
+    };
+    // hyper closes an idle HTTP/1 connection at once, and a request that is on its way is lost.
+    if !life.is_http2() {
+        tokio::select! {
+            biased;
+            // Before the connection is looked at: who does not wait yet is not told.
+            () = life.asked() => {}
+            result = connection.as_mut() => return result,
+            () = soon => {}
+        }
     }
     connection.as_mut().graceful_shutdown();
     connection.await

@@ -9,15 +9,15 @@ mod guard;
 mod http;
 
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
 use std::time::Duration;
 
-use self::drain::Drain;
+use self::accept::Queue;
+use self::drain::{Drain, Pace};
 use super::life::record;
 use super::master::Master;
 use super::panics;
 use super::zygote::Loaded;
-use crate::app::declare::{Replica, Worker};
+use crate::app::declare::Worker;
 use crate::contract::ids::{Generation, Slot};
 use crate::contract::orders::{Begin, ChildReport};
 use crate::error::Result;
@@ -43,15 +43,30 @@ pub(super) async fn live(
     let started = panics::named("http", (loaded.http)(worker)).await;
     let replica = started.inspect_err(|error| master.refuse(&**error))?;
     master.report(&ChildReport::Ready);
-    if master.says_accept().await?.is_some() {
-        let replica: Rc<dyn Replica> = Rc::from(replica);
-        tokio::select! {
-            biased;
-            _ = master.says_drain() => {}
-            error = accept::all(listeners, replica, drain.clone()) => return Err(error),
-        }
+    if master.says_accept().await?.is_none() {
+        return Ok(());
     }
-    drain.begin();
-    drain.finish().await;
+    let mut queue = Queue::new(listeners)?;
+    let ending = tokio::select! {
+        biased;
+        ending = master.says_drain() => ending,
+        never = accept::all(&mut queue, &*replica, &drain) => match never {},
+    };
+    accept::rest(queue, &*replica, &drain).await;
+    end(&drain, ending.into(), &mut master).await;
     Ok(())
+}
+
+/// Lets the open connections end at this pace, or sooner when the master says so meanwhile.
+async fn end(drain: &Drain, mut pace: Pace, master: &mut Master) {
+    drain.begin(pace);
+    let mut finish = std::pin::pin!(drain.finish());
+    loop {
+        tokio::select! {
+            () = finish.as_mut() => return,
+            // Nothing is sooner, and a master that is gone would be heard for ever.
+            ending = master.says_drain(), if pace < Pace::Prompt => pace = ending.into(),
+        }
+        drain.begin(pace);
+    }
 }
