@@ -88,7 +88,8 @@ impl Master {
             let ready = tokio::select! {
                 _ = self.term.recv() => {
                     log::info!("SIGTERM: draining");
-                    return Err(Ending::Retired);
+                    // Its slot is filled again when it has ended: nobody waits for idle clients.
+                    return Err(Ending::Stopped);
                 }
                 ready = self.control.readable() => ready,
             };

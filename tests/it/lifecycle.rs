@@ -252,7 +252,7 @@ fn term_to_one_worker_drains_and_replaces_it_and_nobody_else_notices() {
 
 #[test]
 fn a_connection_taken_before_the_drain_has_its_first_request_answered() {
-    let server = fixture().workers(1).configuration("[timeouts]\ndrain = 3\n").start();
+    let server = fixture().workers(1).start();
     let mut stream = TcpStream::connect(server.address()).expect("connect");
     server.wait_until("the worker has taken it", |status| status["workers"][0]["connections"] == 1);
     let _silent = TcpStream::connect(server.address()).expect("connect");

@@ -24,8 +24,8 @@ pub(crate) struct Manner {
     name: &'static str,
     /// How many connections it holds; it uses them in turn.
     connections: usize,
-    /// Whether it uses a connection again.
-    keeps: bool,
+    /// How often it uses a connection, then it takes a new one: else all would end on who stays.
+    uses: u32,
     /// Between two requests.
     pause: Duration,
     /// Into how many pieces it cuts its body, and how long it waits before each.
@@ -35,16 +35,16 @@ pub(crate) struct Manner {
 
 /// A new connection for each request.
 pub(crate) const FRESH: Manner =
-    Manner { name: "fresh", connections: 1, keeps: false, pause: ms(1), pieces: 1, hesitation: ms(0) };
+    Manner { name: "fresh", connections: 1, uses: 1, pause: ms(1), pieces: 1, hesitation: ms(0) };
 
 /// One connection, kept, without much of a pause.
-pub(crate) const KEPT: Manner = Manner { name: "kept", keeps: true, ..FRESH };
+pub(crate) const KEPT: Manner = Manner { name: "kept", uses: 100, ..FRESH };
 
 /// A body that takes its time.
-pub(crate) const SLOW: Manner = Manner { name: "slow", pieces: 5, hesitation: ms(60), ..KEPT };
+pub(crate) const SLOW: Manner = Manner { name: "slow", uses: 3, pieces: 5, hesitation: ms(60), ..KEPT };
 
 /// Connections that are idle for longer than a stop waits for them.
-pub(crate) const IDLE: Manner = Manner { name: "idle", connections: 8, pause: ms(250), ..KEPT };
+pub(crate) const IDLE: Manner = Manner { name: "idle", uses: 4, connections: 8, pause: ms(250), ..KEPT };
 
 /// Clients at work, each on its own thread.
 pub(crate) struct Traffic(Vec<Client>);
@@ -62,6 +62,8 @@ struct Client {
 pub(crate) struct Tally {
     pub(crate) answered: u64,
     pub(crate) lost: BTreeMap<Loss, u64>,
+    /// Answers that were the last of their connection by the server's wish.
+    pub(crate) told: u64,
     /// Connections that the server has closed between two requests without a word: no loss, but luck.
     pub(crate) closed_idle: u64,
     /// The longest time until an answer or a loss.
@@ -131,9 +133,11 @@ impl Manner {
             tally.closed_idle += u64::from(had_one && held.is_none());
             let asked = Instant::now();
             match held.map_or_else(|| Connection::open(address), Ok).and_then(|connection| connection.post(self)) {
-                Ok(connection) => {
+                Ok((connection, is_last)) => {
                     tally.answered += 1;
-                    connections[turn] = connection;
+                    let is_done = connection.used == self.uses;
+                    tally.told += u64::from(is_last && !is_done);
+                    connections[turn] = (!is_last && !is_done).then_some(connection);
                 }
                 Err(loss) => *tally.lost.entry(loss).or_default() += 1,
             }
@@ -145,26 +149,30 @@ impl Manner {
 }
 
 /// A connection on which no request is open.
-struct Connection(BufReader<TcpStream>);
+struct Connection {
+    stream: BufReader<TcpStream>,
+    used: u32,
+}
 
 impl Connection {
     fn open(address: SocketAddr) -> Result<Self, Loss> {
         let stream = TcpStream::connect_timeout(&address, LIMIT).map_err(|error| loss(&error, Loss::Refused))?;
         stream.set_read_timeout(Some(LIMIT)).and_then(|()| stream.set_nodelay(true)).expect("a socket takes options");
-        Ok(Self(BufReader::new(stream)))
+        Ok(Self { stream: BufReader::new(stream), used: 0 })
     }
 
     /// Whether the server has not closed it, as far as it is known here.
     fn is_open(&self) -> bool {
-        let stream = self.0.get_ref();
+        let stream = self.stream.get_ref();
         stream.set_nonblocking(true).expect("a socket takes options");
         let seen = stream.peek(&mut [0]);
         stream.set_nonblocking(false).expect("a socket takes options");
         seen.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
     }
 
-    /// One request, sent once; the connection comes back if both sides keep it.
-    fn post(mut self, manner: &Manner) -> Result<Option<Self>, Loss> {
+    /// One request, sent once; with the connection comes whether the answer says that it is the last.
+    fn post(mut self, manner: &Manner) -> Result<(Self, bool), Loss> {
+        self.used += 1;
         self.send(manner).map_err(|error| loss(&error, Loss::Empty))?;
         let head = self.head()?;
         if !head.starts_with("HTTP/1.1 200 ") {
@@ -173,19 +181,19 @@ impl Connection {
         let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
         let length: u64 = length.and_then(|length| length.parse().ok()).ok_or(Loss::Wrong)?;
         let mut body = Vec::new();
-        let read = (&mut self.0).take(length.min(ANSWER_LEN_MAX)).read_to_end(&mut body);
+        let read = (&mut self.stream).take(length.min(ANSWER_LEN_MAX)).read_to_end(&mut body);
         read.map_err(|error| loss(&error, Loss::Cut))?;
         match body.as_slice() {
-            BODY => Ok((manner.keeps && !head.contains("\r\nconnection: close\r\n")).then_some(self)),
+            BODY => Ok((self, head.contains("\r\nconnection: close\r\n"))),
             short if BODY.starts_with(short) => Err(Loss::Cut),
             _ => Err(Loss::Wrong),
         }
     }
 
     fn send(&mut self, manner: &Manner) -> std::io::Result<()> {
-        let end = if manner.keeps { "" } else { "Connection: close\r\n" };
+        let end = if self.used < manner.uses { "" } else { "Connection: close\r\n" };
         let head = format!("POST /echo HTTP/1.1\r\nHost: test\r\n{end}Content-Length: {}\r\n\r\n", BODY.len());
-        let stream = self.0.get_mut();
+        let stream = self.stream.get_mut();
         stream.write_all(head.as_bytes())?;
         for piece in BODY.chunks(BODY.len().div_ceil(manner.pieces)) {
             std::thread::sleep(manner.hesitation);
@@ -196,7 +204,7 @@ impl Connection {
 
     fn head(&mut self) -> Result<String, Loss> {
         let mut head = Vec::new();
-        let mut lines = (&mut self.0).take(ANSWER_LEN_MAX);
+        let mut lines = (&mut self.stream).take(ANSWER_LEN_MAX);
         while !head.ends_with(b"\r\n\r\n") {
             let short = if head.is_empty() { Loss::Empty } else { Loss::Cut };
             match lines.read_until(b'\n', &mut head) {
