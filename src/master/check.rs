@@ -28,9 +28,7 @@ use crate::sys::{memory, passing};
 pub(crate) fn check(identity: Identity, file: Option<&Path>, overrides: &Overrides) -> Result<String, Error> {
     let (settings, mistakes) = Settings::read(file, overrides);
     let only_configuration = !mistakes.is_empty();
-    // Without its text there is nothing that the application could look at.
-    let is_readable = file.is_none() || !settings.source.is_empty();
-    let verdict = if is_readable && (!only_configuration || settings.service().is_ok()) {
+    let verdict = if settings.is_well_formed && (!only_configuration || settings.service().is_ok()) {
         load(identity, &settings, only_configuration)
     } else {
         Ok(None)

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
@@ -29,7 +29,7 @@ const DEPTH_MAX: usize = 8;
 pub(super) fn read(path: &Path, settings: &mut Settings, mistakes: &mut Mistakes) {
     match content(path) {
         Ok(text) => {
-            parse(&text, path, settings, mistakes);
+            settings.is_well_formed = parse(&text, path, settings, mistakes);
             settings.source = text.into_bytes();
         }
         Err(why) => mistakes.add(format!("cannot read {}", path.display()), why),
@@ -41,6 +41,10 @@ fn content(path: &Path) -> Result<String, String> {
     // Not waiting for who would write to a pipe.
     let opened = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
     let file = opened.map_err(|error| error.to_string())?;
+    // It would seem empty while nobody has written to it, and could not be read again.
+    if file.metadata().is_ok_and(|found| found.file_type().is_fifo()) {
+        return Err("it is a pipe: a reload could not read it again".to_owned());
+    }
     let mut text = String::new();
     let len = file.take(FILE_LEN_MAX + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
     if len as u64 > FILE_LEN_MAX {
@@ -49,8 +53,8 @@ fn content(path: &Path) -> Result<String, String> {
     Ok(text)
 }
 
-/// Reads all that can be read.
-fn parse(text: &str, path: &Path, settings: &mut Settings, mistakes: &mut Mistakes) {
+/// Reads all that can be read; whether it is TOML.
+fn parse(text: &str, path: &Path, settings: &mut Settings, mistakes: &mut Mistakes) -> bool {
     let mut reader = Reader { text, settings, wrongs: Vec::new() };
     let (all, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
@@ -63,6 +67,7 @@ fn parse(text: &str, path: &Path, settings: &mut Settings, mistakes: &mut Mistak
     let mut wrongs = reader.wrongs;
     wrongs.sort();
     wrongs.into_iter().for_each(|(line, what)| mistakes.add(format!("{}:{line}", path.display()), what));
+    errors.is_empty()
 }
 
 struct Reader<'a> {

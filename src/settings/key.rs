@@ -86,7 +86,7 @@ impl<'a> Given<'a> {
     pub(super) fn number(&self) -> Result<f64, String> {
         let text = match self {
             Self::Said(text) => text.trim(),
-            Self::Written(DeValue::Integer(number)) if number.radix() == 10 => number.as_str(),
+            Self::Written(DeValue::Integer(_)) => return Ok(self.integer()? as f64),
             Self::Written(DeValue::Float(number)) => number.as_str(),
             Self::Written(value) => return Err(not("a number", value)),
         };

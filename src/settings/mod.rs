@@ -55,6 +55,8 @@ pub(crate) struct Settings {
     pub(crate) named_files: Vec<NamedFile>,
     /// The keys that the file says.
     said: Vec<&'static str>,
+    /// Whether the application could look at the file too: there is none, or it is TOML.
+    pub(crate) is_well_formed: bool,
     /// The file that was read.
     pub(crate) file: Option<PathBuf>,
     /// The file's bytes, for the application.
@@ -114,6 +116,7 @@ impl Settings {
         let mut settings = Self { workers: cores(), ..Self::default() };
         KEYS.iter().for_each(|key| key.reset(&mut settings));
         settings.is_listen_said = false;
+        settings.is_well_formed = true;
         settings
     }
 
@@ -123,6 +126,7 @@ impl Settings {
         let (mut settings, mut mistakes) = (Self::new(), Mistakes::default());
         if let Some(path) = file {
             let path = overrides.directory.join(path);
+            settings.is_well_formed = false;
             file::read(&path, &mut settings, &mut mistakes);
             settings.file = Some(path);
         }

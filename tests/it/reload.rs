@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use forebay::testing::{Builder, Server};
-use nix::libc::{SIGHUP, SIGKILL, SIGTERM};
+use nix::libc::{SIGHUP, SIGKILL};
 use serde_json::Value;
 
 use crate::client::{copy_program, example, get};

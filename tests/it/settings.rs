@@ -36,6 +36,20 @@ fn check_loads_everything_and_says_that_it_is_fine() {
 }
 
 #[test]
+fn an_empty_configuration_is_one_and_a_pipe_is_none() {
+    let program = Path::new(env!("CARGO_BIN_EXE_forebay"));
+    let (output, _) = check(program, "");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && said.ends_with(", helpers simulator, nest\n"), "{said}");
+    let scratch = tempfile::tempdir().expect("a directory");
+    let pipe = scratch.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    let output = gateway().args(["check", "--config"]).arg(&pipe).output().expect("the program starts");
+    assert_eq!(output.status.code(), Some(78));
+    assert!(complaint(&output).contains("it is a pipe"), "{}", complaint(&output));
+}
+
+#[test]
 fn check_tells_all_mistakes_at_once_the_applications_too() {
     let text = "wrokers = 3\nworkers = 0\nuser = \"no-such-user\"\n[timeouts]\nraedy = 1\n\
                 [nest]\nulr = \"x\"\nurl = 7\n[nset]\n[listener.a]\naddress = \"x\"\n";
