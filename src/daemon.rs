@@ -41,6 +41,8 @@ pub(crate) fn detach() -> Result<Side, Error> {
         return Ok(Side::Starter(wait(reader)));
     }
     drop(reader);
+    // What this process was started with is nothing of ours.
+    descriptors::close_all_but(&[writer.as_fd()]);
     setsid().or_refused(cannot)?;
     // Not the session's leader any more: it never gets a terminal by opening one.
     if let Forked::Parent(_) = process::fork_self().or_refused(cannot)? {

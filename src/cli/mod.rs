@@ -14,7 +14,7 @@ pub(crate) use self::args::{Command, Invocation, parse};
 use self::client::Client;
 use self::helper::{Call, Line};
 use crate::contract::control::{
-    Nothing, PROGRESS, RELOAD, RESTART, Reloaded, Restart, SCALE, STATUS, STOP, Scale, Step,
+    Nothing, PROGRESS, RELOAD, RESTART, Reloaded, Restart, SCALE, SOCKET, STATUS, STOP, Scale, Step,
 };
 use crate::contract::ids::HelperName;
 use crate::contract::status::{HelperStatus, Status};
@@ -190,7 +190,12 @@ fn run_dir(program: &str, whom: &Whom) -> Result<PathBuf, Error> {
     match settings.run_dir {
         Some(run_dir) => Ok(run_dir),
         None if whom.config.is_some() => mistakes.into_result().map(|()| default_run_dir(program)),
-        None => Ok(default_run_dir(program)),
+        None => {
+            // A daemon of another user's that this one may control.
+            let system = Path::new("/run").join(program);
+            let is_there = system.join(SOCKET).exists();
+            Ok(if is_there { system } else { default_run_dir(program) })
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::waitpid;
+use nix::sys::wait::{WaitStatus, waitpid};
 
 use super::Identity;
 use super::program::{self, Load};
@@ -95,7 +95,13 @@ fn load(identity: Identity, settings: &Settings, only_configuration: bool) -> Re
         }
         None => {
             let limit = settings.timeouts.ready.as_secs_f64();
-            Err(Error::new(Exit::Failed, format!("the application did not load within {limit} s ({how:?})")))
+            Err(Error::new(
+                Exit::Failed,
+                match how {
+                    WaitStatus::Exited(_, code) => format!("the application ended while it loaded: exited with {code}"),
+                    _ => format!("the application did not load within {limit} s"),
+                },
+            ))
         }
     }
 }
@@ -112,9 +118,12 @@ fn hear(control: &UnixStream, settings: &Settings) -> Result<Option<ZygoteReport
         }
         let left = deadline.saturating_duration_since(Instant::now()).as_millis();
         let left = u16::try_from(left).unwrap_or(u16::MAX);
-        let mut polled = [PollFd::new(control.as_fd(), PollFlags::POLLIN)];
-        if left == 0 || poll(&mut polled, left).or_refused(cannot)? == 0 {
+        if left == 0 {
             return Ok(None);
+        }
+        let mut polled = [PollFd::new(control.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut polled, left).or_refused(cannot)? == 0 {
+            continue;
         }
         match (&*control).read(&mut buffer) {
             Ok(0) => return Ok(None),

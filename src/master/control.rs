@@ -20,6 +20,9 @@ use crate::ipc::{message, peer};
 /// Connections at once; the oldest makes room for a new one.
 const PEERS_MAX: usize = 64;
 
+/// Connections taken in one turn.
+const ACCEPTS_MAX: usize = 64;
+
 /// Requests of one connection in one turn.
 const REQUESTS_MAX: usize = 64;
 
@@ -41,6 +44,11 @@ pub(super) struct ControlServer {
     spare: Spare,
     /// Whether someone waits for whom there was no descriptor.
     starved: bool,
+    /// Whether someone waits for the next turn.
+    has_more: bool,
+    /// Who were turned away since that was last said, and when it was.
+    turned_away: u64,
+    said: Option<Instant>,
 }
 
 struct Peer {
@@ -65,16 +73,29 @@ impl ControlServer {
     ) -> io::Result<Self> {
         let mut listener = mio::net::UnixListener::from_std(listener);
         registry.register(&mut listener, token, Interest::READABLE)?;
-        Ok(Self { listener, allowed, peers: BTreeMap::new(), next: FIRST, spare: Spare::new()?, starved: false })
+        Ok(Self {
+            listener,
+            allowed,
+            peers: BTreeMap::new(),
+            next: FIRST,
+            spare: Spare::new()?,
+            starved: false,
+            has_more: false,
+            turned_away: 0,
+            said: None,
+        })
     }
 
     /// Whether [`ControlServer::accept`] should be tried again without an event.
     pub(super) fn is_starved(&self) -> bool {
-        self.starved
+        self.starved || self.has_more
     }
 
     /// When the most silent connection is to be closed.
     pub(super) fn due(&self) -> Option<Instant> {
+        if self.has_more {
+            return Some(Instant::now());
+        }
         self.peers.values().filter(|peer| !peer.is_patient()).map(|peer| peer.deadline).min()
     }
 
@@ -95,7 +116,8 @@ impl ControlServer {
 
     pub(super) fn accept(&mut self, registry: &Registry, now: Instant) {
         self.starved = false;
-        loop {
+        self.has_more = false;
+        for _ in 0..ACCEPTS_MAX {
             let accepted = match self.listener.accept() {
                 // Out of descriptors `status` still answers: that is what the spare one is for.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
@@ -113,12 +135,14 @@ impl ControlServer {
                 Err(_) => return,
             }
         }
+        // A crowd: everything else has its turn before the rest of it.
+        self.has_more = true;
     }
 
     fn admit(&mut self, mut stream: UnixStream, registry: &Registry, now: Instant) {
         match peer::uid(&stream) {
             Ok(uid) if peer::is_ours(uid) || self.allowed.contains(&uid) => {}
-            Ok(uid) => return turn_away(stream, uid),
+            Ok(uid) => return self.turn_away(stream, uid, now),
             Err(error) => return log::warn!(target: "forebay", "control socket: who connects is unknown: {error}"),
         }
         if self.peers.len() >= PEERS_MAX && !self.close_the_oldest() {
@@ -206,9 +230,22 @@ impl ControlServer {
     }
 }
 
-/// Says why before anything is asked: whoever floods the socket costs nobody a place.
-fn turn_away(mut stream: UnixStream, uid: u32) {
-    log::warn!(target: "forebay", "control socket: uid {uid}, who may not, was turned away");
+impl ControlServer {
+    /// Says why before anything is asked: whoever floods the socket costs nobody a place, and the log
+    /// a line a second.
+    fn turn_away(&mut self, stream: UnixStream, uid: u32, now: Instant) {
+        self.turned_away += 1;
+        if self.said.is_none_or(|said| now - said >= Duration::from_secs(1)) {
+            let count = std::mem::take(&mut self.turned_away);
+            self.said = Some(now);
+            let more = if count > 1 { format!(" ({count} since the last line)") } else { String::new() };
+            log::warn!(target: "forebay", "control socket: uid {uid}, who may not, was turned away{more}");
+        }
+        refuse(stream, uid);
+    }
+}
+
+fn refuse(mut stream: UnixStream, uid: u32) {
     let reason = format!("uid {uid} may not control this daemon: root, its own user and `control_uids` may");
     let refusal = Refusal { exit: Exit::NoPermission as u8, reason };
     let mut answer = Vec::new();

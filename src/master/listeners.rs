@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::geteuid;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -35,6 +35,8 @@ pub(super) struct ListenerId(u32);
 /// A generation's listeners: as it wants them, and which sockets these are.
 pub(super) type Bound = Vec<(Wanted, ListenerId)>;
 
+/// How long another start may hold the directory of a socket.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
 /// How long the workers that had a listener may empty its queue when it goes.
 const CLOSING: Duration = Duration::from_millis(200);
 
@@ -44,7 +46,7 @@ struct Listener {
     address: Address,
     socket: Socket,
     /// Removed with the listener.
-    _file: Option<SocketFile>,
+    file: Option<SocketFile>,
 }
 
 /// A Unix socket's name in the file system, as long as it is ours.
@@ -81,12 +83,12 @@ impl Listeners {
         let listener = match &address {
             Address::Tcp(_) => {
                 let (socket, bound) = listen_tcp(&address, wanted.backlog).or_refused(cannot)?;
-                Listener { wanted: address.clone(), address: bound, socket, _file: None }
+                Listener { wanted: address.clone(), address: bound, socket, file: None }
             }
             Address::Unix(path) => {
                 is_safe_way(path).or_refused(cannot)?;
                 let (socket, file) = listen_unix(path, wanted, service).map_err(|error| error.about(&address))?;
-                Listener { wanted: address.clone(), address: address.clone(), socket, _file: Some(file) }
+                Listener { wanted: address.clone(), address: address.clone(), socket, file: Some(file) }
             }
         };
         let id = ListenerId(self.next);
@@ -106,7 +108,7 @@ impl Listeners {
             // A second listen(2) changes the queue's length only.
             let changed = listener.socket.listen(wanted.backlog).and_then(|()| match &listener.address {
                 Address::Tcp(_) => Ok(()),
-                Address::Unix(path) => give(path, wanted, service),
+                Address::Unix(_) => listener.file.iter().try_for_each(|file| give(file, wanted, service)),
             });
             if let Err(error) = changed {
                 log::error!(target: "forebay", "cannot change {}: {error}", listener.address);
@@ -220,9 +222,7 @@ impl Unbound {
 
 /// Binds a socket with its mode and owner from its first moment on, in the place of a stale one.
 fn listen_unix(path: &Path, wanted: &Wanted, service: Service) -> Result<(Socket, SocketFile), Unbound> {
-    // Two that find the same stale socket: the second finds the first one's.
-    let directory = File::open(path.parent().unwrap_or(Path::new("/")))?;
-    let _lock = Flock::lock(directory, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
+    let _lock = lock_directory(path)?;
     make_room(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     // Nobody connects before the owner and the mode are right.
@@ -232,13 +232,38 @@ fn listen_unix(path: &Path, wanted: &Wanted, service: Service) -> Result<(Socket
     bound?;
     let found = fs::symlink_metadata(path)?;
     let file = SocketFile { path: path.to_owned(), identity: (found.dev(), found.ino()) };
-    give(path, wanted, service)?;
+    give(&file, wanted, service)?;
     socket.listen(wanted.backlog)?;
     Ok((socket, file))
 }
 
-/// Gives a socket's name its owner and its mode.
-fn give(path: &Path, wanted: &Wanted, service: Service) -> io::Result<()> {
+/// Two that find the same stale socket: the second finds the first one's. Whoever holds the lock for
+/// longer means no good, and shall not keep us from starting.
+fn lock_directory(path: &Path) -> io::Result<Option<Flock<File>>> {
+    let deadline = Instant::now() + LOCK_WAIT;
+    let mut directory = File::open(path.parent().unwrap_or(Path::new("/")))?;
+    loop {
+        directory = match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(Some(lock)),
+            Err((_, error)) if error != Errno::EWOULDBLOCK => return Err(error.into()),
+            Err(_) if Instant::now() >= deadline => return Ok(None),
+            Err((directory, _)) => directory,
+        };
+        // No event tells of a lock.
+        nix::poll::poll(&mut [], 5_u8)?;
+    }
+}
+
+/// Gives a socket's name its owner and its mode: the name that we have bound, and no other that
+/// somebody has put in its place, as its owner may in a sticky directory.
+fn give(file: &SocketFile, wanted: &Wanted, service: Service) -> io::Result<()> {
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
+    let held = File::options().read(true).custom_flags(flags.bits()).open(&file.path)?;
+    let found = held.metadata()?;
+    if (found.dev(), found.ino()) != file.identity {
+        return Err(io::Error::other("somebody has put something else in its place"));
+    }
+    let path = &PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd()));
     let owner = wanted.owner.as_ref().map_or(service.uid, |owner| owner.uid);
     let group = wanted.group.as_ref().map_or(service.gid, |group| group.gid);
     let is_given = wanted.owner.is_some() || wanted.group.is_some();

@@ -113,9 +113,9 @@ struct Master {
     service: Service,
     umask: Option<Mode>,
     program: PathBuf,
-    run_dir: RunDir,
-    /// Removed with the master.
+    /// Removed with the master, before the run directory is free for the next one.
     pid_file: Option<PidFile>,
+    run_dir: RunDir,
     notifier: Notifier,
     when_serving: Option<Box<dyn FnOnce() -> std::io::Result<OwnedFd>>>,
     /// Whether something has happened that the service manager has not been told.
@@ -169,6 +169,7 @@ impl Master {
         logger::to_helper(&settings.log_level, &run_dir.log_socket_path(), String::new());
         logger::batch_on_this_thread();
         let signals = signals::handle(poll.registry(), SIGNALS).or_refused(|| "cannot handle signals".to_owned())?;
+        let notifier = Notifier::new().or_refused(|| "cannot tell the service manager".to_owned())?;
         let started = Instant::now();
         let policy = release.policy();
         let serving = Generation(1);
@@ -183,7 +184,7 @@ impl Master {
             program,
             run_dir,
             pid_file,
-            notifier: Notifier::default(),
+            notifier,
             is_news: true,
             when_serving,
             console: None,
@@ -259,6 +260,7 @@ impl Master {
         self.listeners.close_the_gone(now);
         self.feel_the_pulses();
         self.step(Event::Tick);
+        self.notifier.flush();
         if std::mem::take(&mut self.is_news) {
             self.tell_the_manager();
         }

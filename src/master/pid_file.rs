@@ -45,6 +45,11 @@ impl PidFile {
             let what = format!("already running: pid {owner} holds the pid file {}", path.display());
             return Err(Error::new(Exit::Busy, what));
         }
+        // One that a master has removed at its end, between our opening and our lock, is nobody's.
+        if !is_there(path, &file) {
+            drop(file);
+            return Self::take(path);
+        }
         file.set_len(0).or_refused(cannot)?;
         file.set_permissions(Permissions::from_mode(0o644)).or_refused(cannot)?;
         writeln!(file, "{}", std::process::id()).or_refused(cannot)?;
@@ -55,15 +60,19 @@ impl PidFile {
 impl Drop for PidFile {
     /// Removes it, unless something else lies there by now.
     fn drop(&mut self) {
-        let ours = self.file.metadata().map(|found| (found.dev(), found.ino()));
-        let there = fs::symlink_metadata(&self.path).map(|found| (found.dev(), found.ino()));
-        if let (Ok(ours), Ok(there)) = (ours, there)
-            && ours == there
+        if is_there(&self.path, &self.file)
             && let Err(error) = fs::remove_file(&self.path)
         {
             log::warn!("cannot remove the pid file {}: {error}", self.path.display());
         }
     }
+}
+
+/// Whether this path names this file.
+fn is_there(path: &Path, file: &File) -> bool {
+    let identity = |found: fs::Metadata| (found.dev(), found.ino());
+    let (ours, there) = (file.metadata().map(identity), fs::symlink_metadata(path).map(identity));
+    matches!((ours, there), (Ok(ours), Ok(there)) if ours == there)
 }
 
 /// Nothing of anyone else's is written over, and nothing that is no pid file.

@@ -17,7 +17,7 @@ use crate::contract::status::ReloadStatus;
 use crate::error::{Chain, Exit};
 use crate::ipc::message;
 use crate::log::logger;
-use crate::settings::file_of;
+use crate::settings::{count_of_workers, file_of};
 
 /// Who waits for which run, and how the last one ended.
 #[derive(Default)]
@@ -27,6 +27,8 @@ pub(super) struct Rollout {
     waiting: Vec<(ReloadNumber, Option<(Token, u32)>)>,
     /// When the run under way began.
     began: Option<Instant>,
+    /// The number of workers that someone has changed, and that ends with the run under way.
+    scaled: Option<u16>,
     asked: u64,
     finished: u64,
     pub(super) last: Option<ReloadStatus>,
@@ -51,6 +53,7 @@ impl Master {
     /// Gets all that this generation is started from.
     pub(super) fn prepare(&mut self, generation: Generation) -> Event {
         self.rollout.began = Some(Instant::now());
+        self.rollout.scaled = Some(self.supervisor.workers_wanted()).filter(|&count| count != self.settings.workers);
         match self.next_release() {
             Ok(release) => {
                 let policy = release.policy();
@@ -80,18 +83,8 @@ impl Master {
         for (token, _) in waiting.filter_map(|(_, asker)| *asker).collect::<Vec<_>>() {
             self.control.tell(token, &out, Instant::now());
         }
-        match progress {
-            Progress::Begun => self.notifier.reloading(),
-            Progress::ZygoteLoaded
-            | Progress::Cut(_)
-            | Progress::WorkersReady { .. }
-            | Progress::HandingOver(_)
-            | Progress::HandedOver { .. }
-            | Progress::Accepting
-            | Progress::Stable(_)
-            | Progress::Committed { .. }
-            | Progress::RollingBack { .. }
-            | Progress::RolledBack => {}
+        if *progress == Progress::Begun {
+            self.notifier.reloading();
         }
     }
 
@@ -196,9 +189,14 @@ impl Master {
         }
     }
 
-    /// What the file says, and something else beats.
+    /// What the file says and something else beats, and what ends with this reload.
     fn notes_of_settings(&self) -> Vec<String> {
-        self.overrides.beaten(&self.settings)
+        let mut notes = self.overrides.beaten(&self.settings);
+        if let Some(scaled) = self.rollout.scaled {
+            let (scaled, now) = (count_of_workers(scaled), self.settings.workers);
+            notes.push(format!("`workers`: {now}, as configured; it was scaled to {scaled}"));
+        }
+        notes
     }
 
     /// How many reloads were asked for and are over, and how the last one ended.

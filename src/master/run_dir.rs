@@ -56,7 +56,7 @@ impl RunDir {
         make_directory(path, if is_open { 0o751 } else { 0o750 }, None, gid)?;
         let lock = take_lock(path)?;
         make_directory(&path.join(IPC), 0o750, None, gid)?;
-        make_directory(&path.join(STATE), 0o700, service.drops.then_some(service.uid), gid)?;
+        make_directory(&path.join(STATE), 0o700, Some(service.uid), gid)?;
         Ok(Self { path: path.to_owned(), gid, is_open, _lock: lock })
     }
 

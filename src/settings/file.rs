@@ -87,7 +87,9 @@ impl Reader<'_> {
                 self.listeners(name, value);
             } else if sections().any(|section| section == word) {
                 self.section(name, value);
-            } else if is_section(value.get_ref()) {
+            } else if is_list_of_tables(value.get_ref()) {
+                self.wrong(name.span(), &format!("a section is written [{word}], there is no list of them"));
+            } else if value.get_ref().is_table() {
                 self.named_files(word, value, 0);
             } else {
                 let top = KEYS.iter().filter(|key| key.section().is_none()).map(|key| key.name);
@@ -180,11 +182,9 @@ impl Reader<'_> {
     }
 }
 
-/// `[NAME]`, or the several of `[[NAME]]`.
-fn is_section(value: &DeValue<'_>) -> bool {
-    let is_list_of_tables =
-        |all: &toml::de::DeArray<'_>| !all.is_empty() && all.iter().all(|one| one.get_ref().is_table());
-    value.is_table() || value.as_array().is_some_and(is_list_of_tables)
+/// The several of `[[NAME]]`.
+fn is_list_of_tables(value: &DeValue<'_>) -> bool {
+    value.as_array().is_some_and(|all| !all.is_empty() && all.iter().all(|one| one.get_ref().is_table()))
 }
 
 #[cfg(test)]
@@ -212,7 +212,7 @@ mod tests {
     #[test]
     fn tables_that_the_master_does_not_know_are_the_applications() {
         let text = "workers = 3\n[nest]\nurl = \"x\"\n[app.database]\nport = 1\n[helper.hub]\na = [1]\n\
-                    [[route]]\npath = \"/\"\n[[route]]\n[log]\nlevel = \"debug\"\n";
+                    [[app.route]]\npath = \"/\"\n[log]\nlevel = \"debug\"\n";
         let settings = load(text).expect("valid");
         assert_eq!((settings.workers, settings.log_level.as_str()), (3, "debug"));
         assert!(load("nest = { url = 1 }\nhub.name = 1\n").is_ok(), "these are tables too");
@@ -257,6 +257,7 @@ mod tests {
             ("workers = {}", 1, "`workers`"),
             ("[workers]\ncount = 3", 1, "`workers`"),
             ("log = 3", 1, "[log]"),
+            ("workers = 1\n[[nest]]\nurl = \"x\"\n", 2, "written [nest]"),
             ("user = \"no such user\"", 1, "there is no user"),
             ("user = -1", 1, "`user`"),
             ("run_dir = \"\"", 1, "`run_dir`"),

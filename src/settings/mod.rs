@@ -132,9 +132,7 @@ impl Settings {
         }
         overrides.apply(&mut settings, &mut mistakes);
         settings.start_paths_from(&overrides.directory);
-        if mistakes.is_empty() {
-            settings.check(&mut mistakes);
-        }
+        settings.check(&mut mistakes);
         (settings, mistakes)
     }
 
@@ -205,9 +203,11 @@ pub(crate) fn is_safe_way(path: &Path) -> Result<(), Error> {
     let resolved = parent.iter().flat_map(|parent| parent.ancestors());
     for above in path.ancestors().skip(1).chain(resolved).filter(|above| !above.as_os_str().is_empty()) {
         let Ok(found) = fs::metadata(above) else { continue };
-        if found.mode() & 0o022 != 0 && found.mode() & 0o1000 == 0 {
-            let (path, above, mode) = (path.display(), above.display(), found.mode() & 0o7777);
-            let what = format!("{path} is not safe for root: others may write {above} (mode {mode:04o})");
+        let is_open = found.mode() & 0o022 != 0 && found.mode() & 0o1000 == 0;
+        if is_open || found.uid() != 0 {
+            let (path, above, mode, owner) = (path.display(), above.display(), found.mode() & 0o7777, found.uid());
+            let what =
+                format!("{path} is not safe for root: others may write {above} (mode {mode:04o}, owner uid {owner})");
             return Err(Error::new(Exit::NoPermission, what));
         }
     }

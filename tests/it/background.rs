@@ -105,6 +105,14 @@ fn the_starter_returns_when_the_workers_serve() {
 }
 
 #[test]
+fn what_the_starter_had_open_the_daemon_has_not() {
+    // `output()` of the test waits until nobody has this copy of its pipe.
+    let daemon = Daemon::start("exec 9>&1; exec \"$@\"", "", &["--workers", "1"]);
+    assert_eq!(daemon.started.status.code(), Some(0));
+    assert!(daemon.command(&["stop"]).status.success());
+}
+
+#[test]
 fn its_log_goes_on_where_standard_error_was_led_to_a_file() {
     let daemon = Daemon::start("exec \"$@\" 2>log", "", &["--workers", "1"]);
     assert_eq!(daemon.started.status.code(), Some(0));
@@ -132,7 +140,7 @@ fn its_log_goes_on_where_standard_error_was_led_to_a_file() {
 fn a_failed_start_says_why_and_ends_with_the_same_code() {
     let table: [(&str, &[&str], i32, &str); 5] = [
         ("refuse-preload", &[], 1, "fixture: fixture did not start: the table is missing"),
-        ("exit", &["--restart-intensity", "0"], 1, "worker 0 generation 1: exited with 0"),
+        ("exit", &["--restart-intensity", "0", "--workers", "1"], 1, "worker 0 generation 1: exited with 0"),
         ("", &["--listen", "127.0.0.1:0", "--listen", "unix:/nowhere/x"], 71, "cannot listen on unix:/nowhere/x"),
         ("", &["--config", "/nowhere.toml"], 78, "cannot read /nowhere.toml"),
         ("threaded", &[], 1, "cannot serve with other threads running"),
@@ -219,6 +227,26 @@ fn the_service_manager_is_told_ready_how_it_goes_and_stopping() {
     server.signal(server.pid(), Signal::SIGTERM as i32);
     assert!(server.wait().success());
     assert!(manager.told().contains(&"STOPPING=1".to_owned()));
+}
+
+#[test]
+fn a_service_manager_that_does_not_read_makes_nobody_wait() {
+    let manager = Manager::new();
+    let server = Server::of(example("fixture")).variable("NOTIFY_SOCKET", &manager.path).start();
+    // More than its queue takes (net.unix.max_dgram_qlen).
+    for restarts in 1..=20 {
+        server.signal(server.workers()[0], SIGKILL);
+        server.wait_until("a new worker", |status| {
+            status["workers"][0]["restarts"] == restarts && status["state"] == "serving"
+        });
+    }
+    let mut told = manager.told();
+    server.signal(server.pid(), Signal::SIGTERM as i32);
+    server.wait_for("the last word", || {
+        told.extend(manager.told());
+        told.contains(&"STOPPING=1".to_owned()).then_some(())
+    });
+    assert!(told.contains(&"READY=1".to_owned()), "{told:?}");
 }
 
 #[test]

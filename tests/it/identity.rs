@@ -298,6 +298,11 @@ fn a_run_directory_that_the_service_cannot_reach_is_refused() {
     assert_eq!(server.wait().code(), Some(77), "{}", server.log());
     let expected = format!("uid 65534 may not pass {} (mode 0700)", scratch.path().display());
     assert!(server.log().contains(&expected), "{}", server.log());
-    chown(scratch.path(), Some(NOBODY), None).expect("chown");
+    fs::set_permissions(scratch.path(), Permissions::from_mode(0o711)).expect("chmod");
     of_nobody().start().stop();
+    // The service's own directory: it could put anything in the run directory's place.
+    chown(scratch.path(), Some(NOBODY), None).expect("chown");
+    let mut server = of_nobody().launch();
+    assert_eq!(server.wait().code(), Some(77), "{}", server.log());
+    assert!(server.log().contains("owner uid 65534"), "{}", server.log());
 }

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::client::{copy_program, example, get};
 use crate::load::Load;
+use crate::traffic::{FRESH, KEPT, SLOW, Traffic};
 
 /// A short proof, so that tests are fast.
 pub(crate) const SHORT: &str = "[timeouts]\nstable = 0.05\n";
@@ -410,14 +411,29 @@ fn listeners_come_and_go() {
 }
 
 #[test]
-fn a_thousand_requests_over_sixteen_reloads_are_all_answered() {
-    let server = fixture().configuration("[timeouts]\nstable = 0.1\n").start();
-    let load = Load::start(server.address(), "/", 4);
+fn what_was_scaled_lasts_until_the_next_reload_which_says_so() {
+    let server = fixture().workers(1).start();
+    assert!(server.command(&["scale", "3"]).status.success());
+    server.wait_until("three", |status| status["workers"].as_array().is_some_and(|all| all.len() == 3));
+    let text = commit(&server);
+    assert!(text.contains("`workers`: 1, as configured; it was scaled to 3 workers"), "{text}");
+    server.wait_until("one", |status| status["workers"].as_array().is_some_and(|all| all.len() == 1));
+    assert!(!commit(&server).contains("scaled"));
+    server.stop();
+}
+
+#[test]
+fn sixteen_reloads_lose_no_request_of_any_client() {
+    // Idle connections of the oldest generation are cut by the third one: its limit is not reached first.
+    let server = fixture().configuration("[timeouts]\nstable = 0.1\ndrain = 0.5\n").start();
+    let traffic = Traffic::start(server.address(), &[(&FRESH, 2), (&KEPT, 3), (&SLOW, 2)]);
     for generation in 2..=17 {
         assert!(commit(&server).contains(&format!("generation {generation} serves")));
+        server.wait_until("one generation", is_alone);
     }
-    for tally in load.finish() {
-        assert!(tally.lost.is_empty() && tally.answered > 100, "{tally:?}");
+    for (client, tally) in traffic.finish() {
+        println!("{client}: {tally:?}");
+        assert!(tally.lost.is_empty() && tally.closed_idle == 0 && tally.answered > 0, "{client}: {tally:?}");
     }
     server.stop();
 }
