@@ -187,7 +187,7 @@ impl Master {
     fn start_zygote(&mut self, birth: Birth, generation: Generation) -> io::Result<()> {
         let role = Role::Zygote(generation);
         let control = self.children.prepare(birth, role, None, self.poll.registry())?;
-        let output = self.output_of("zygote")?;
+        let output = self.output_of("zygote")?.try_clone()?;
         let pid = self.release(generation)?.load.start_zygote(self.identity.name, control.into(), output)?;
         self.children.born(birth, pid);
         Ok(())
@@ -221,15 +221,17 @@ impl Master {
                 self.children.tell(birth, &order, &release.load.given(&self.children_lock))
             }
             (role @ Role::Worker(slot, generation), record) => {
-                let output = self.output_of(&format!("worker {}", slot.0))?;
+                let post = format!("worker {}", slot.0);
+                self.output_of(&post)?;
                 let release = self.release(generation)?;
                 let listeners = self.listeners.descriptors(&release.listeners);
-                self.begin_forked(birth, role, record, &output, &release.settings, listeners)
+                self.begin_forked(birth, role, record, &self.outputs[&post].writer, &release.settings, listeners)
             }
             (role @ Role::Helper(name, generation), record) => {
-                let output = self.output_of(&format!("helper {name}"))?;
-                let settings = &self.release(generation)?.settings;
-                self.begin_forked(birth, role, record, &output, settings, self.offers.socket(name).into_iter())
+                let post = format!("helper {name}");
+                self.output_of(&post)?;
+                let (settings, output) = (&self.release(generation)?.settings, &self.outputs[&post].writer);
+                self.begin_forked(birth, role, record, output, settings, self.offers.socket(name).into_iter())
             }
         }
     }
@@ -285,7 +287,7 @@ impl Master {
 
     /// The writing end for what a post's occupants print; made at first need, and shown to the log
     /// helper.
-    fn output_of(&mut self, post: &str) -> io::Result<OwnedFd> {
+    fn output_of(&mut self, post: &str) -> io::Result<&OwnedFd> {
         if !self.outputs.contains_key(post) {
             let output = Output::new(self.service)?;
             // One that has not begun is shown all of them then: a stream read twice is torn to pieces.
@@ -294,7 +296,7 @@ impl Master {
             }
             self.outputs.insert(post.to_owned(), output);
         }
-        self.outputs[post].writer.try_clone()
+        Ok(&self.outputs[post].writer)
     }
 
     /// A new log helper reads on where the last one stopped.

@@ -215,7 +215,8 @@ fn a_master_without_descriptors_answers_and_refills_later() {
     }
     limit(master, "nofile", usual(Resource::RLIMIT_NOFILE));
     let relieved = Instant::now();
-    server.wait_for("the worker", || (count(&server, "] worker 0 generation 1 pid ") == 3).then_some(()));
+    // Of the reserve it may have been made before the relief.
+    server.wait_for("the worker", || (count(&server, "] worker 0 generation 1 pid ") >= 3).then_some(()));
     println!("refilled {} ms after the relief", relieved.elapsed().as_millis());
     assert!(relieved.elapsed() < Duration::from_secs(5));
     server.wait_until("serving", |status| status["state"] == "serving");
