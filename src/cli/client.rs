@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::contract::control::{CONTROL_LEN_MAX, Refusal, SOCKET};
+use crate::contract::control::{CONTROL_LEN_MAX, Nothing, Refusal, SOCKET};
 use crate::error::{Error, Exit};
 use crate::ipc::frame::Decoder;
 use crate::ipc::message;
@@ -21,6 +21,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long the master's process may outlive its connection, in milliseconds.
 const END_LIMIT_MS: u16 = 10_000;
+
+/// What no master notifies of.
+const NO_NOTIFICATION: &str = "";
 
 pub(super) struct Client {
     stream: Stream,
@@ -42,27 +45,9 @@ impl Client {
 
     /// Calls a method and waits for its answer.
     pub(super) fn call<P: Serialize, R: DeserializeOwned>(&mut self, method: &str, params: &P) -> Result<R, Error> {
-        let lost = |error: io::Error| match error.kind() {
-            ErrorKind::WouldBlock | ErrorKind::TimedOut => {
-                Error::new(Exit::Busy, format!("the daemon does not answer within {} s", ANSWER_LIMIT.as_secs()))
-            }
-            _ => Error::because(Exit::NotRunning, "the daemon closed the connection", error),
-        };
-        let mut request = Vec::new();
-        message::request(1, method, params, &mut request);
-        // A master that turns this user away has closed the connection and said why.
-        let written = self.stream.write_all(&request).map_err(lost);
-        let mut buffer = [0; 4096];
-        loop {
-            if let Some(body) = self.decoder.next().map_err(not_ours)? {
-                let (_, outcome) = message::outcome::<R, Refusal>(body).map_err(not_ours)?;
-                return outcome.map_err(|refusal| Error::new(Exit::from_code(refusal.exit), refusal.reason));
-            }
-            match self.stream.read(&mut buffer).map_err(lost)? {
-                0 => return Err(written.err().unwrap_or_else(|| lost(ErrorKind::UnexpectedEof.into()))),
-                count => self.decoder.feed(&buffer[..count]),
-            }
-        }
+        let answer = self.follow(method, params, NO_NOTIFICATION, &mut |Nothing {}| Ok(()), ANSWER_LIMIT)?;
+        let late = || format!("the daemon does not answer within {} s", ANSWER_LIMIT.as_secs());
+        answer.ok_or_else(|| Error::new(Exit::Busy, late()))
     }
 
     /// Calls a method whose answer takes its time: `on_the_way` is given what is notified before it.
@@ -79,6 +64,7 @@ impl Client {
         let mut request = Vec::new();
         message::request(1, method, params, &mut request);
         let gone = |error: io::Error| Error::because(Exit::NotRunning, "the daemon closed the connection", error);
+        // A master that turns this user away has closed the connection and said why.
         let written = self.stream.write_all(&request).map_err(gone);
         let mut buffer = [0; 4096];
         loop {
