@@ -73,7 +73,6 @@ impl Client {
                     Some(step) => on_the_way(step)?,
                     None => {
                         let (_, outcome) = message::outcome::<R, Refusal>(body).map_err(not_ours)?;
-                        let refused = |refusal: Refusal| Error::new(Exit::from_code(refusal.exit), refusal.reason);
                         return outcome.map(Some).map_err(refused);
                     }
                 }
@@ -128,6 +127,12 @@ pub(super) fn cannot_talk(whom: &str, error: io::Error) -> Error {
     let is_denied = error.kind() == ErrorKind::PermissionDenied;
     let exit = if is_denied { Exit::NoPermission } else { Exit::Refused };
     Error::because(exit, format!("cannot talk to {whom}"), error)
+}
+
+fn refused(Refusal { exit, reason, last_lines }: Refusal) -> Error {
+    let said = if last_lines.is_empty() { "" } else { "\nwhat it said last:" };
+    let lines = last_lines.iter().map(|line| format!("\n    {line}"));
+    Error::new(Exit::from_code(exit), format!("{reason}{said}{}", lines.collect::<String>()))
 }
 
 fn cannot_wait(error: io::Error) -> Error {

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::Exit;
+
 /// The longest request or answer, in bytes.
 pub(crate) const CONTROL_LEN_MAX: u32 = 4 * 1024 * 1024;
 
@@ -64,4 +66,13 @@ pub(crate) struct Nothing {}
 pub(crate) struct Refusal {
     pub(crate) exit: u8,
     pub(crate) reason: String,
+    /// What the process at fault has logged and printed last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) last_lines: Vec<String>,
+}
+
+impl Refusal {
+    pub(crate) fn new(exit: Exit, reason: String) -> Self {
+        Self { exit: exit as u8, reason, last_lines: Vec::new() }
+    }
 }

@@ -19,6 +19,12 @@ pub(crate) const ORDER_LEN_MAX: u32 = 64 * 1024;
 /// The longest note that is shown, in characters.
 pub(crate) const NOTE_LEN_MAX: usize = 200;
 
+/// How many of a process's last lines are recalled.
+pub(crate) const RECALLED_MAX: usize = 8;
+
+/// The longest of them, in bytes.
+pub(crate) const RECALLED_LEN_MAX: usize = 1000;
+
 /// The variable whose presence makes a program a zygote instead of a master.
 pub(crate) const ZYGOTE_VARIABLE: &str = "FOREBAY_ZYGOTE";
 
@@ -157,6 +163,8 @@ pub(crate) enum LogOrder {
     Capture { name: String },
     /// Write the console's lines there from now on. With it: the descriptor.
     Console,
+    /// Say what the process of this name has logged and printed last.
+    Recall { number: u64, name: String },
     /// Everyone else is gone: write what is left, exit.
     Finish,
 }
@@ -166,4 +174,6 @@ pub(crate) enum LogOrder {
 pub(crate) enum LogReport {
     /// It takes records.
     Ready,
+    /// The answer to the order of this number: the last lines, the newest last.
+    Recalled { number: u64, lines: Vec<String> },
 }

@@ -32,6 +32,9 @@ pub(crate) struct ReloadStatus {
     /// `committed` or `rolled_back`.
     pub(crate) outcome: String,
     pub(crate) reason: Option<String>,
+    /// What the process at fault has logged and printed last.
+    #[serde(default)]
+    pub(crate) last_lines: Vec<String>,
     pub(crate) took_ms: u64,
 }
 

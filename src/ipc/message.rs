@@ -308,6 +308,7 @@ mod tests {
 
     use super::*;
     use crate::contract::control::{Nothing, Refusal, Restart, Scale};
+    use crate::error::Exit;
     use crate::ipc::callee::{Callee, Limits};
     use crate::ipc::caller::Caller;
 
@@ -334,7 +335,7 @@ mod tests {
     }
 
     fn ours_to_the_master() -> Vec<Example> {
-        let refusal = Refusal { exit: 75, reason: "stopping".to_owned() };
+        let refusal = Refusal::new(Exit::Busy, "stopping".to_owned());
         vec![
             (
                 "scale",

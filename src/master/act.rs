@@ -64,6 +64,7 @@ impl Master {
                 return None;
             }
             Action::Exit(outcome) => {
+                self.conclude_the_awaited(&[]);
                 self.outcome = Some(outcome);
                 return None;
             }
@@ -187,7 +188,7 @@ impl Master {
     fn start_zygote(&mut self, birth: Birth, generation: Generation) -> io::Result<()> {
         let role = Role::Zygote(generation);
         let control = self.children.prepare(birth, role, None, self.poll.registry())?;
-        let output = self.output_of("zygote")?.try_clone()?;
+        let output = self.output_of(role)?.try_clone()?;
         let pid = self.release(generation)?.load.start_zygote(self.identity.name, control.into(), output)?;
         self.children.born(birth, pid);
         Ok(())
@@ -220,17 +221,15 @@ impl Master {
                 };
                 self.children.tell(birth, &order, &release.load.given(&self.children_lock))
             }
-            (role @ Role::Worker(slot, generation), record) => {
-                let post = format!("worker {}", slot.0);
-                self.output_of(&post)?;
+            (role @ Role::Worker(_, generation), record) => {
+                self.output_of(role)?;
                 let release = self.release(generation)?;
                 let listeners = self.listeners.descriptors(&release.listeners);
-                self.begin_forked(birth, role, record, &self.outputs[&post].writer, &release.settings, listeners)
+                self.begin_forked(birth, role, record, &self.outputs[&role].writer, &release.settings, listeners)
             }
             (role @ Role::Helper(name, generation), record) => {
-                let post = format!("helper {name}");
-                self.output_of(&post)?;
-                let (settings, output) = (&self.release(generation)?.settings, &self.outputs[&post].writer);
+                self.output_of(role)?;
+                let (settings, output) = (&self.release(generation)?.settings, &self.outputs[&role].writer);
                 self.begin_forked(birth, role, record, output, settings, self.offers.socket(name).into_iter())
             }
         }
@@ -287,26 +286,35 @@ impl Master {
 
     /// The writing end for what a post's occupants print; made at first need, and shown to the log
     /// helper.
-    fn output_of(&mut self, post: &str) -> io::Result<&OwnedFd> {
-        if !self.outputs.contains_key(post) {
+    fn output_of(&mut self, post: Role) -> io::Result<&OwnedFd> {
+        if !self.outputs.contains_key(&post) {
             let output = Output::new(self.service)?;
             // One that has not begun is shown all of them then: a stream read twice is torn to pieces.
             if let Some(log) = self.reader_of_outputs {
                 self.show_output(log, post, &output)?;
             }
-            self.outputs.insert(post.to_owned(), output);
+            self.outputs.insert(post, output);
         }
-        Ok(&self.outputs[post].writer)
+        Ok(&self.outputs[&post].writer)
+    }
+
+    /// Gives up outputs of which the generation is gone. The log helper reads its end until all is read:
+    /// while there is none, they stay.
+    pub(super) fn forget_outputs(&mut self) {
+        if self.reader_of_outputs.is_some_and(|log| self.children.pid(log).is_some()) {
+            let is_of_use = |post: &Role| post.generation().is_none_or(|of| self.releases.contains_key(&of));
+            self.outputs.retain(|post, _| is_of_use(post));
+        }
     }
 
     /// A new log helper reads on where the last one stopped.
     fn hand_over_outputs(&mut self, log: Birth) -> io::Result<()> {
         self.reader_of_outputs = Some(log);
-        self.outputs.iter().try_for_each(|(post, output)| self.show_output(log, post, output))
+        self.outputs.iter().try_for_each(|(&post, output)| self.show_output(log, post, output))
     }
 
-    fn show_output(&self, log: Birth, post: &str, output: &Output) -> io::Result<()> {
-        self.children.tell(log, &LogOrder::Capture { name: post.to_owned() }, &[output.reader.as_fd()])
+    fn show_output(&self, log: Birth, post: Role, output: &Output) -> io::Result<()> {
+        self.children.tell(log, &LogOrder::Capture { name: post.to_string() }, &[output.reader.as_fd()])
     }
 
     /// A record of the scoreboard that no living process has.

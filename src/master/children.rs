@@ -187,7 +187,7 @@ impl Children {
 
     /// Keeps what a child says of itself, as far as it can be shown.
     pub(super) fn note(&mut self, birth: Birth, text: &str) {
-        let shown: String = text.chars().filter(|letter| !letter.is_control()).take(NOTE_LEN_MAX).collect();
+        let shown = plain(text, NOTE_LEN_MAX);
         if let Some(process) = self.known.get_mut(&birth) {
             process.note = (!shown.is_empty()).then_some(shown);
         }
@@ -250,6 +250,12 @@ impl Process {
             }
         }
     }
+}
+
+/// Of a child's text, what can be shown.
+pub(super) fn plain(text: &str, len_max: usize) -> String {
+    let letters = text.chars().map(|letter| if letter == '\n' { ' ' } else { letter });
+    letters.filter(|letter| !letter.is_control()).take(len_max).collect()
 }
 
 /// Where output of a post's occupants goes; both ends outlive them.

@@ -247,7 +247,7 @@ impl ControlServer {
 
 fn refuse(mut stream: UnixStream, uid: u32) {
     let reason = format!("uid {uid} may not control this daemon: root, its own user and `control_uids` may");
-    let refusal = Refusal { exit: Exit::NoPermission as u8, reason };
+    let refusal = Refusal::new(Exit::NoPermission, reason);
     let mut answer = Vec::new();
     message::response(NO_REQUEST, &Err::<Nothing, _>(refusal), &mut answer);
     // It fits the socket's buffer, or its reader is gone.

@@ -22,6 +22,7 @@ mod spare;
 mod status;
 mod supervisor;
 mod survivors;
+mod verdict;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
@@ -48,6 +49,7 @@ use self::rollout::Rollout;
 use self::run_dir::RunDir;
 use self::signals::Wish;
 use self::supervisor::{Event, Fault, Outcome, Supervisor};
+use self::verdict::Awaited;
 use crate::contract::ids::{Birth, Generation, HELPERS_MAX, Role, WORKERS_MAX};
 use crate::contract::orders::{ChildReport, LogReport, Manifest, ZygoteReport};
 use crate::contract::scoreboard::{Scoreboard, monotonic_ms};
@@ -135,8 +137,8 @@ struct Master {
     signals: Signals,
     control: ControlServer,
     children: Children,
-    /// By the name of the post whose occupants print there.
-    outputs: BTreeMap<String, Output>,
+    /// By the post whose occupants print there.
+    outputs: BTreeMap<Role, Output>,
     /// The log helper that was shown them.
     reader_of_outputs: Option<Birth>,
     supervisor: Supervisor,
@@ -233,7 +235,14 @@ impl Master {
     /// How long to wait for an event.
     fn patience(&self, unsent: bool) -> Option<Duration> {
         let now = Instant::now();
-        let due = [self.supervisor.due(), self.control.due(), self.listeners.due(), unsent.then_some(now + LOG_RETRY)];
+        let unsent = unsent.then_some(now + LOG_RETRY);
+        let due = [
+            self.supervisor.due(),
+            self.control.due(),
+            self.listeners.due(),
+            self.rollout.awaited.as_ref().map(Awaited::until),
+            unsent,
+        ];
         // Rounded up: epoll counts in milliseconds, and a turn too early is a turn for nothing.
         due.into_iter().flatten().min().map(|due| due.saturating_duration_since(now) + Duration::from_millis(1))
     }
@@ -258,6 +267,7 @@ impl Master {
         wishes.into_iter().for_each(|wish| self.grant(wish));
         self.control.close_the_silent(now);
         self.listeners.close_the_gone(now);
+        self.conclude_the_overdue(now);
         self.feel_the_pulses();
         self.step(Event::Tick);
         self.notifier.flush();
@@ -336,7 +346,13 @@ impl Master {
 
     fn understand(&mut self, birth: Birth, role: Role, body: &[u8]) {
         let event = match role {
-            Role::Log => frame::decode(body).map(|LogReport::Ready| Event::Ready(birth)),
+            Role::Log => frame::decode(body).map(|report| match report {
+                LogReport::Ready => Event::Ready(birth),
+                LogReport::Recalled { number, lines } => {
+                    self.recalled(number, &lines);
+                    Event::Tick
+                }
+            }),
             Role::Helper(..) | Role::Worker(..) => frame::decode(body).map(|report| match report {
                 ChildReport::Ready => Event::Ready(birth),
                 ChildReport::Refused { reason } => Event::Refused(birth, Fault::Application, reason),

@@ -42,7 +42,7 @@ impl Master {
             }
             unknown => {
                 let reason = format!("this master knows no method {unknown:?}");
-                let refusal = Refusal { exit: Exit::Failed as u8, reason };
+                let refusal = Refusal::new(Exit::Failed, reason);
                 message::response(id, &Err::<Nothing, _>(refusal), &mut out);
             }
         }
@@ -53,19 +53,19 @@ impl Master {
     fn scale(&mut self, Scale { workers }: Scale) -> Result<Scale, Refusal> {
         if !(1..=WORKERS_MAX).contains(&workers) {
             let reason = crate::settings::worker_range();
-            return Err(Refusal { exit: Exit::Usage as u8, reason });
+            return Err(Refusal::new(Exit::Usage, reason));
         }
         if self.supervisor.is_stopping() {
-            return Err(Refusal { exit: Exit::Busy as u8, reason: "stopping".to_owned() });
+            return Err(Refusal::new(Exit::Busy, "stopping".to_owned()));
         }
         self.step(Event::Scale(workers));
         Ok(Scale { workers })
     }
 
     fn restart(&mut self, Restart { helper }: &Restart) -> Result<Nothing, Refusal> {
-        let failed = |reason: String| Refusal { exit: Exit::Failed as u8, reason };
+        let failed = |reason: String| Refusal::new(Exit::Failed, reason);
         if self.supervisor.is_stopping() {
-            return Err(Refusal { exit: Exit::Busy as u8, reason: "stopping".to_owned() });
+            return Err(Refusal::new(Exit::Busy, "stopping".to_owned()));
         }
         if ["log", "zygote"].contains(&helper.as_str()) {
             let reason = format!("`{helper}` is not restarted by command: it is replaced when its process ends");
@@ -80,7 +80,7 @@ impl Master {
         };
         if self.supervisor.is_handed_over(name) {
             let reason = format!("helper {name} is being handed over by a reload: it gets a new process anyway");
-            return Err(Refusal { exit: Exit::Busy as u8, reason });
+            return Err(Refusal::new(Exit::Busy, reason));
         }
         if self.supervisor.is_stuck(name) {
             return Err(failed(format!("helper {name} cannot be replaced: SIGKILL does not end its process")));

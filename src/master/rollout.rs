@@ -1,20 +1,21 @@
-//! Reloads as those outside see them: who has asked, what is told on the way, how it ended.
+//! Reloads as those outside see them: who has asked, what is told on the way, what follows.
 //!
-//! The supervisor decides; here is what a run takes (`release.rs`) and whom its result goes to.
+//! The supervisor decides; here is what a run takes (`release.rs`); whom its result goes to stands in
+//! `verdict.rs`.
 
 use std::time::Instant;
 
 use mio::Token;
-use serde_json::json;
 
 use super::release::{self, Release};
 use super::supervisor::{Event, Progress, ReloadOutcome, View};
+use super::verdict::{Awaited, Verdict};
 use super::{Master, report};
-use crate::contract::control::{PROGRESS, Refusal, Reloaded, Step};
+use crate::contract::control::{PROGRESS, Reloaded, Step};
 use crate::contract::ids::{Generation, HelperName, ReloadNumber, Role};
 use crate::contract::orders::ChildOrder;
 use crate::contract::status::ReloadStatus;
-use crate::error::{Chain, Exit};
+use crate::error::Chain;
 use crate::ipc::message;
 use crate::log::logger;
 use crate::settings::{count_of_workers, file_of};
@@ -24,14 +25,16 @@ use crate::settings::{count_of_workers, file_of};
 pub(super) struct Rollout {
     /// Who asks in this step: a connection and the id of its request. `None` in it: a signal.
     asking: Option<Option<(Token, u32)>>,
-    waiting: Vec<(ReloadNumber, Option<(Token, u32)>)>,
+    pub(super) waiting: Vec<(ReloadNumber, Option<(Token, u32)>)>,
     /// When the run under way began.
     began: Option<Instant>,
     /// The number of workers that someone has changed, and that ends with the run under way.
     scaled: Option<u16>,
-    asked: u64,
-    finished: u64,
+    pub(super) asked: u64,
+    pub(super) finished: u64,
     pub(super) last: Option<ReloadStatus>,
+    /// The run that is over, and whose result is not told yet.
+    pub(super) awaited: Option<Awaited>,
 }
 
 impl Master {
@@ -88,35 +91,23 @@ impl Master {
         }
     }
 
-    /// A run is over: what follows from it, and who is told.
+    /// A run is over: what follows from it.
     pub(super) fn reloaded(&mut self, number: ReloadNumber, generation: Generation, outcome: ReloadOutcome) {
         let took = self.rollout.began.take().map_or(0, |began| began.elapsed().as_millis());
         let took_ms = u64::try_from(took).unwrap_or(u64::MAX);
-        let result = match outcome {
+        let (result, culprit) = match outcome {
             ReloadOutcome::Committed { kept } => {
                 self.commit(generation, &kept);
                 let kept = kept.iter().map(|&name| self.kept(name)).collect();
-                Ok(Reloaded { generation: generation.0, kept, took_ms, notes: self.notes_of_settings() })
+                (Ok(Reloaded { generation: generation.0, kept, took_ms, notes: self.notes_of_settings() }), None)
             }
             ReloadOutcome::RolledBack { who, reason } => {
                 self.give_up(generation);
-                Err(who.map_or_else(|| reason.clone(), |who: Role| format!("{who}: {reason}")))
+                (Err(who.map_or_else(|| reason.clone(), |who: Role| format!("{who}: {reason}"))), who)
             }
         };
-        let name = if result.is_ok() { "committed" } else { "rolled_back" };
-        let reason = result.as_ref().err().cloned();
-        self.rollout.last = Some(ReloadStatus { generation: generation.0, outcome: name.to_owned(), reason, took_ms });
         self.notifier.reloaded();
-        let (done, waiting) = std::mem::take(&mut self.rollout.waiting).into_iter().partition(|(of, _)| *of == number);
-        self.rollout.waiting = waiting;
-        self.rollout.finished += Vec::len(&done) as u64;
-        self.write_reloads();
-        for (token, id) in done.into_iter().filter_map(|(_, asker)| asker) {
-            let answer = result.clone().map_err(|reason| Refusal { exit: Exit::Failed as u8, reason });
-            let mut out = Vec::new();
-            message::response(id, &answer, &mut out);
-            self.control.answer(token, &out, false, Instant::now());
-        }
+        self.judge(Verdict { number, generation, took_ms, result }, culprit);
     }
 
     /// This generation serves now: what its settings say of the master itself.
@@ -179,6 +170,7 @@ impl Master {
             self.releases.remove(&generation);
             self.offers.forget(generation, &self.run_dir);
         }
+        self.forget_outputs();
     }
 
     /// `nest, release 1.3`
@@ -197,14 +189,5 @@ impl Master {
             notes.push(format!("`workers`: {now}, as configured; it was scaled to {scaled}"));
         }
         notes
-    }
-
-    /// How many reloads were asked for and are over, and how the last one ended.
-    pub(super) fn write_reloads(&self) {
-        let Rollout { asked, finished, last, .. } = &self.rollout;
-        let text = json!({ "asked": asked, "finished": finished, "last": last }).to_string();
-        if let Err(error) = self.run_dir.write_reloads(&format!("{text}\n")) {
-            log::error!(target: "forebay", "{}", Chain(&error));
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! An application that does on request what applications should not: the tests' victim.
 //!
-//! `FIXTURE` in the environment says what goes wrong at start: `refuse`, `exit`, `panic`, `never`
-//! (ready), `exit-if FILE` (exists); `thread`, `socket`, `refuse-preload` and `endless-preload` in
+//! `FIXTURE` in the environment says what goes wrong at start: `refuse`, `exit`, `complain` (and exit),
+//! `panic`, `never` (ready), `exit-if FILE` (exists); `thread`, `socket`, `refuse-preload` and `endless-preload` in
 //! `preload`; `threaded`, `early` (a file is opened), `exit-7` and `hang` (in a zygote) before
 //! `App::main`. `as FILE`: what the file says, so that it can change from one generation to the next.
 
@@ -79,6 +79,11 @@ async fn replica(worker: Worker) -> Result<Router, BoxError> {
     match fault.split_once(' ').unwrap_or((&fault, "")) {
         ("refuse", _) => return Err("no database".into()),
         ("exit", _) => std::process::exit(0),
+        ("complain", _) => {
+            (1..=5).for_each(|number| log::error!("table {number} is missing"));
+            eprintln!("libdatabase: no \x1b[1mroute");
+            std::process::exit(7);
+        }
         ("exit-if", file) if std::path::Path::new(file).exists() => std::process::exit(0),
         ("panic", _) => panic!("the fixture panics at start"),
         ("never", _) => std::future::pending::<()>().await,

@@ -35,3 +35,4 @@ mod singletons;
 mod tls;
 mod traffic;
 mod upstream;
+mod verdicts;

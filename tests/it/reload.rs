@@ -127,24 +127,24 @@ fn a_wrong_configuration_is_refused_with_file_line_and_key_and_a_crash_is_still_
 }
 
 /// A program that `current` leads to, as releases are deployed.
-struct Releases {
+pub(crate) struct Releases {
     directory: tempfile::TempDir,
 }
 
 impl Releases {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let releases = Self { directory: tempfile::tempdir().expect("a directory") };
         releases.add("good", |program| copy_program(&example("fixture"), program));
         releases.switch("good");
         releases
     }
 
-    fn add(&self, name: &str, make: impl FnOnce(&Path)) {
+    pub(crate) fn add(&self, name: &str, make: impl FnOnce(&Path)) {
         fs::create_dir(self.directory.path().join(name)).expect("a directory");
         make(&self.directory.path().join(name).join("fixture"));
     }
 
-    fn switch(&self, name: &str) {
+    pub(crate) fn switch(&self, name: &str) {
         let (current, next) = (self.directory.path().join("current"), self.directory.path().join("next"));
         symlink(self.directory.path().join(name), &next).expect("a link");
         fs::rename(next, current).expect("rename");
@@ -152,13 +152,13 @@ impl Releases {
 
     /// A server of the program that `current` leads to now, whose fault is what the file says. Commands
     /// are another copy's.
-    fn serve(&self) -> Builder {
+    pub(crate) fn serve(&self) -> Builder {
         let program = self.directory.path().join("current/fixture").display().to_string();
         let script = format!("shift; exec {program} \"$@\"");
         fixture().under(&["sh", "-c", &script, "sh"]).variable("FIXTURE", format!("as {}", self.fault().display()))
     }
 
-    fn fault(&self) -> PathBuf {
+    pub(crate) fn fault(&self) -> PathBuf {
         self.directory.path().join("fault")
     }
 }

@@ -68,8 +68,8 @@ fn a_panic_costs_one_request() {
 fn what_children_print_is_logged_with_their_name() {
     let server = Server::of(example("fixture")).workers(1).start();
     get(server.address(), "/print").expect("an answer");
-    server.wait_for_log("output worker 0] printed by the fixture");
-    server.wait_for_log("output worker 0] complained by the fixture");
+    server.wait_for_log("output worker 0 generation 1] printed by the fixture");
+    server.wait_for_log("output worker 0 generation 1] complained by the fixture");
     server.stop();
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
+use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use mio::unix::SourceFd;
@@ -10,7 +11,7 @@ use mio::{Interest, Registry, Token};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::FIRST;
-use super::console::Console;
+use super::Lines;
 use crate::ipc::message::LogRecord;
 
 /// The longest line, in bytes; a longer one is broken.
@@ -22,6 +23,8 @@ const READ_MAX: usize = 64 * 1024;
 #[derive(Default)]
 pub(super) struct Captures {
     streams: BTreeMap<usize, Stream>,
+    /// How many there have been.
+    count: usize,
 }
 
 struct Stream {
@@ -35,7 +38,8 @@ impl Captures {
     pub(super) fn add(&mut self, name: String, source: OwnedFd, registry: &Registry) -> io::Result<()> {
         // The reading end is a description of its own: the children's writing end still blocks.
         fcntl(&source, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        let number = FIRST + 1 + 2 * self.streams.len();
+        let number = FIRST + 1 + 2 * self.count;
+        self.count += 1;
         registry.register(&mut SourceFd(&source.as_raw_fd()), Token(number), Interest::READABLE)?;
         let stream = Stream { name, source: File::from(source), line: Vec::new(), readable: true };
         self.streams.insert(number, stream);
@@ -53,40 +57,50 @@ impl Captures {
         self.streams.values().all(|stream| !stream.readable)
     }
 
-    pub(super) fn read(&mut self, console: &mut Console) {
+    pub(super) fn read(&mut self, lines: &mut Lines) {
         let mut buffer = [0; 4096];
-        for stream in self.streams.values_mut() {
+        self.streams.retain(|_, stream| {
             let mut left = READ_MAX;
-            while stream.readable && left > 0 && !console.is_full() {
+            while stream.readable && left > 0 && !lines.console.is_full() {
                 left = left.saturating_sub(buffer.len());
-                stream.read(&mut buffer, console);
+                if stream.read(&mut buffer, lines).is_break() {
+                    return false;
+                }
             }
-        }
+            true
+        });
     }
 }
 
 impl Stream {
-    fn read(&mut self, buffer: &mut [u8], console: &mut Console) {
+    /// Reads once; breaks at the end.
+    fn read(&mut self, buffer: &mut [u8], lines: &mut Lines) -> ControlFlow<()> {
         match self.source.read(buffer) {
-            // The master keeps a writing end: this end comes with the master's.
-            Ok(0) => self.readable = false,
+            // The master keeps a writing end until all who print there are gone.
+            Ok(0) => {
+                if !self.line.is_empty() {
+                    print(&self.name, &self.line, lines);
+                }
+                return ControlFlow::Break(());
+            }
             Ok(count) => {
                 self.line.extend_from_slice(&buffer[..count]);
-                self.print_lines(console);
+                self.print_lines(lines);
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(_) => self.readable = false,
         }
+        ControlFlow::Continue(())
     }
 
-    fn print_lines(&mut self, console: &mut Console) {
+    fn print_lines(&mut self, lines: &mut Lines) {
         let mut rest = &self.line[..];
         while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
-            print(&self.name, &rest[..end], console);
+            print(&self.name, &rest[..end], lines);
             rest = &rest[end + 1..];
         }
         if rest.len() >= LINE_LEN_MAX {
-            print(&self.name, rest, console);
+            print(&self.name, rest, lines);
             rest = &[];
         }
         let printed = self.line.len() - rest.len();
@@ -94,8 +108,8 @@ impl Stream {
     }
 }
 
-fn print(name: &str, line: &[u8], console: &mut Console) {
-    console.add(
+fn print(name: &str, line: &[u8], lines: &mut Lines) {
+    lines.add(
         name,
         &LogRecord {
             time_us: jiff::Timestamp::now().as_microsecond(),

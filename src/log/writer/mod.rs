@@ -7,6 +7,7 @@
 
 mod capture;
 mod console;
+mod memory;
 mod peers;
 
 use std::fs::File;
@@ -20,10 +21,13 @@ use mio::{Events, Interest, Poll, Token};
 
 use self::capture::Captures;
 use self::console::Console;
+use self::memory::Memory;
 use self::peers::Peers;
 use crate::contract::lock;
 use crate::contract::orders::{LogOrder, LogReport};
 use crate::contract::scoreboard::Record;
+use crate::ipc::message::LogRecord;
+use crate::ipc::peer::is_end;
 use crate::ipc::{channel, frame};
 use crate::sys::{descriptors, passing};
 
@@ -76,8 +80,9 @@ pub(crate) fn run(given: Given<'_>) -> io::Result<()> {
         control,
         peers: Peers::new(listener),
         captures: Captures::default(),
-        console: Console::new(),
+        lines: Lines { console: Console::new(), memory: Memory::default() },
         next_console: None,
+        recalled: None,
         beat: (hang / 8).clamp(BEAT_MIN, BEAT_MAX),
         end: None,
         orphaned: false,
@@ -91,15 +96,30 @@ struct Writer {
     control: UnixStream,
     peers: Peers,
     captures: Captures,
-    console: Console,
-    /// Where it is to be from the end of this turn on.
+    lines: Lines,
+    /// Where the console is to be from the end of this turn on.
     next_console: Option<OwnedFd>,
+    /// Whose last lines are to be told at the end of this turn.
+    recalled: Option<(u64, String)>,
     beat: Duration,
     /// When to end at the latest, once nobody will say more.
     end: Option<Instant>,
     /// Whether the master is gone without an order to finish.
     orphaned: bool,
     orphaned_limit: Duration,
+}
+
+/// Where everything goes that was said.
+struct Lines {
+    console: Console,
+    memory: Memory,
+}
+
+impl Lines {
+    fn add(&mut self, origin: &str, record: &LogRecord) {
+        self.memory.note(origin, record);
+        self.console.add(origin, record);
+    }
 }
 
 impl Writer {
@@ -124,11 +144,12 @@ impl Writer {
             if self.peers.has_more() {
                 self.peers.accept(self.poll.registry());
             }
-            self.console.write();
-            self.captures.read(&mut self.console);
-            self.peers.read(&mut self.console);
-            self.console.write();
+            self.lines.console.write();
+            self.captures.read(&mut self.lines);
+            self.peers.read(&mut self.lines);
+            self.lines.console.write();
             self.move_the_console()?;
+            self.recall()?;
             if self.is_finished(alone) {
                 return Ok(());
             }
@@ -137,11 +158,11 @@ impl Writer {
 
     /// How long to wait for an event.
     fn patience(&self) -> Duration {
-        if self.console.is_full() {
+        if self.lines.console.is_full() {
             RETRY
         } else if !self.captures.is_quiet() {
             Duration::ZERO
-        } else if self.end.is_some() || !self.console.is_empty() {
+        } else if self.end.is_some() || !self.lines.console.is_empty() {
             RETRY
         } else {
             self.beat
@@ -161,6 +182,7 @@ impl Writer {
                 Ok(Some((LogOrder::Console, mut streams))) => {
                     self.next_console = streams.pop();
                 }
+                Ok(Some((LogOrder::Recall { number, name }, _))) => self.recalled = Some((number, name)),
                 Ok(Some((LogOrder::Finish, _))) => self.end_within(FINISH),
                 Ok(None) => {
                     self.orphaned = self.end.is_none();
@@ -179,6 +201,18 @@ impl Writer {
         STANDARD.iter().try_for_each(|&standard| descriptors::install(console.as_fd(), standard))
     }
 
+    /// At the end of the turn: what the dead have said was there before the order.
+    fn recall(&mut self) -> io::Result<()> {
+        let Some((number, name)) = self.recalled.take() else { return Ok(()) };
+        let mut report = Vec::new();
+        frame::encode(&LogReport::Recalled { number, lines: self.lines.memory.recall(&name) }, &mut report);
+        match passing::send(self.control.as_fd(), &report, &[]) {
+            // Its end comes next.
+            Err(error) if is_end(&error) => Ok(()),
+            result => result.map(drop),
+        }
+    }
+
     fn end_within(&mut self, limit: Duration) {
         let end = Instant::now() + limit;
         self.end = Some(self.end.map_or(end, |earlier| earlier.min(end)));
@@ -187,7 +221,8 @@ impl Writer {
     fn is_finished(&self, alone: bool) -> bool {
         let Some(end) = self.end else { return false };
         let all_said = alone || !self.orphaned;
-        let nothing_left = all_said && self.peers.is_empty() && self.captures.is_quiet() && self.console.is_empty();
+        let nothing_left =
+            all_said && self.peers.is_empty() && self.captures.is_quiet() && self.lines.console.is_empty();
         nothing_left || Instant::now() >= end
     }
 }

@@ -8,7 +8,7 @@ use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
 
 use super::FIRST;
-use super::console::Console;
+use super::Lines;
 use crate::ipc::frame::Decoder;
 use crate::ipc::message::{self, LogRecord, ToLog};
 use crate::ipc::peer;
@@ -82,13 +82,13 @@ impl Peers {
     }
 
     /// Reads from every sender that has something, until the console is full.
-    pub(super) fn read(&mut self, console: &mut Console) {
+    pub(super) fn read(&mut self, lines: &mut Lines) {
         let mut gone = Vec::new();
         let mut more = true;
-        while more && !console.is_full() {
+        while more && !lines.console.is_full() {
             more = false;
             for (&number, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.readable) {
-                match peer.read(&mut self.buffer, console) {
+                match peer.read(&mut self.buffer, lines) {
                     ControlFlow::Continue(()) => more |= peer.readable,
                     ControlFlow::Break(()) => {
                         peer.readable = false;
@@ -96,7 +96,7 @@ impl Peers {
                     }
                 }
             }
-            console.write();
+            lines.console.write();
         }
         for number in gone {
             self.peers.remove(&number);
@@ -106,7 +106,7 @@ impl Peers {
 
 impl Peer {
     /// Reads once; breaks when the sender is done with.
-    fn read(&mut self, buffer: &mut [u8], console: &mut Console) -> ControlFlow<()> {
+    fn read(&mut self, buffer: &mut [u8], lines: &mut Lines) -> ControlFlow<()> {
         match self.stream.read(buffer) {
             Ok(0) => return ControlFlow::Break(()),
             Ok(count) => self.decoder.feed(&buffer[..count]),
@@ -122,9 +122,9 @@ impl Peer {
             };
             match message {
                 Ok(ToLog::Hello(hello)) => self.origin = hello.name,
-                Ok(ToLog::Record(_, record)) => console.add(&self.origin, &record),
+                Ok(ToLog::Record(_, record)) => lines.add(&self.origin, &record),
                 Err(error) => {
-                    console.add(
+                    lines.add(
                         "",
                         &LogRecord {
                             time_us: jiff::Timestamp::now().as_microsecond(),
