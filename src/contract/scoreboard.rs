@@ -116,10 +116,12 @@ impl Record<'_> {
         self.word(Field::Requests).load(Relaxed)
     }
 
-    /// Only for the record's owner, which has one thread that counts.
-    pub(crate) fn count_request(&self) {
+    /// Returns how many there have been. Only for the record's owner, which has one thread that counts.
+    pub(crate) fn count_request(&self) -> u64 {
         let requests = self.word(Field::Requests);
-        requests.store(requests.load(Relaxed) + 1, Relaxed);
+        let count = requests.load(Relaxed) + 1;
+        requests.store(count, Relaxed);
+        count
     }
 }
 

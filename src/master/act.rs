@@ -1,5 +1,6 @@
 //! The supervisor's actions as system calls.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -15,7 +16,7 @@ use crate::contract::ids::{Birth, Generation, Role};
 use crate::contract::lock;
 use crate::contract::orders::{Begin, ChildOrder, LogOrder, ZygoteOrder};
 use crate::log::{logger, writer};
-use crate::settings::{Settings, count_of_workers};
+use crate::settings::{Settings, WorkerLimits, count_of_workers};
 use crate::sys::{descriptors, privileges, process, signals, title};
 
 /// What the log helper waits beyond the workers' own limit when the master is gone.
@@ -93,6 +94,7 @@ impl Master {
             | Report::Ending { .. }
             | Report::MakingRoom(..)
             | Report::NotRestarted(_)
+            | Report::Recycling(..)
             | Report::Unkillable(..)
             | Report::Paused(_)
             | Report::Scaled { .. } => {}
@@ -255,6 +257,8 @@ impl Master {
             drain_ms: ms(settings.timeouts.drain),
             hang_ms: ms(settings.timeouts.hang),
             filter: settings.log_level.clone(),
+            requests_max: requests_max(&settings.worker),
+            slow_turn_ms: ms(settings.worker.slow_turn),
             log_socket: self.run_dir.log_socket_path(),
             ipc_dir: self.run_dir.ipc_dir(),
             state_dir: self.run_dir.state_dir(),
@@ -346,4 +350,12 @@ impl Master {
 
 fn ms(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// After how many requests a worker is worn: not all of them after the same number.
+fn requests_max(limits: &WorkerLimits) -> Option<u64> {
+    let most = limits.requests_max?;
+    let spread = most.saturating_mul(limits.requests_jitter) / 100;
+    let chance = RandomState::new().build_hasher().finish();
+    Some(most.saturating_add(chance % spread.saturating_add(1)))
 }

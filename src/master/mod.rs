@@ -12,6 +12,7 @@ mod notify;
 mod offers;
 mod pid_file;
 mod program;
+mod pulse;
 mod release;
 mod report;
 mod requests;
@@ -48,11 +49,11 @@ use self::release::Release;
 use self::rollout::Rollout;
 use self::run_dir::RunDir;
 use self::signals::Wish;
-use self::supervisor::{Event, Fault, Outcome, Supervisor};
+use self::supervisor::{Event, Fault, Outcome, Supervisor, Wear};
 use self::verdict::Awaited;
 use crate::contract::ids::{Birth, Generation, HELPERS_MAX, Role, WORKERS_MAX};
 use crate::contract::orders::{ChildReport, LogReport, Manifest, ZygoteReport};
-use crate::contract::scoreboard::{Scoreboard, monotonic_ms};
+use crate::contract::scoreboard::Scoreboard;
 use crate::error::{Context, Error, Exit};
 use crate::ipc::frame;
 use crate::log::logger;
@@ -142,6 +143,8 @@ struct Master {
     /// The log helper that was shown them.
     reader_of_outputs: Option<Birth>,
     supervisor: Supervisor,
+    /// When the workers' memory was looked at last.
+    weighed: Instant,
     started: Instant,
     outcome: Option<Outcome>,
 }
@@ -204,6 +207,7 @@ impl Master {
             children: Children::default(),
             outputs: BTreeMap::new(),
             reader_of_outputs: None,
+            weighed: started,
             started,
             outcome: None,
         })
@@ -269,6 +273,7 @@ impl Master {
         self.listeners.close_the_gone(now);
         self.conclude_the_overdue(now);
         self.feel_the_pulses();
+        self.weigh_the_workers(now);
         self.step(Event::Tick);
         self.notifier.flush();
         if std::mem::take(&mut self.is_news) {
@@ -355,6 +360,7 @@ impl Master {
             }),
             Role::Helper(..) | Role::Worker(..) => frame::decode(body).map(|report| match report {
                 ChildReport::Ready => Event::Ready(birth),
+                ChildReport::Spent { requests } => Event::Worn(birth, Wear::Requests(requests)),
                 ChildReport::Refused { reason } => Event::Refused(birth, Fault::Application, reason),
                 ChildReport::Note { text } => {
                     self.children.note(birth, &text);
@@ -406,26 +412,5 @@ impl Master {
         }
         self.children.forget(birth);
         Event::BirthFailed(birth, reason)
-    }
-
-    /// Reads the heartbeats. A process that someone traces stands still without fault.
-    fn feel_the_pulses(&mut self) {
-        let (now, now_ms) = (Instant::now(), monotonic_ms());
-        let late = self.settings.timeouts.hang / 2;
-        let mut beats = Vec::new();
-        for (birth, process) in self.children.iter() {
-            let (Some(record), Some(pid)) = (process.record, process.pid) else { continue };
-            let at_ms = self.scoreboard.record(record).heartbeat_ms();
-            if at_ms == 0 {
-                continue;
-            }
-            // A hostile process may write any number: one from the future counts as now.
-            let age = Duration::from_millis(now_ms.saturating_sub(at_ms));
-            let at = if age > late && status::is_traced(pid) { Some(now) } else { now.checked_sub(age) };
-            beats.extend(at.map(|at| (birth, at)));
-        }
-        for (birth, at) in beats {
-            self.step(Event::Heartbeat(birth, at));
-        }
     }
 }

@@ -62,7 +62,8 @@ impl Release {
     /// What the supervisor executes.
     pub(super) fn policy(&self) -> Policy {
         let settings = &self.settings;
-        Policy { workers: settings.workers, timeouts: settings.timeouts, restart: settings.restart }
+        let (workers, age_max) = (settings.workers, settings.worker.age_max);
+        Policy { workers, timeouts: settings.timeouts, restart: settings.restart, age_max }
     }
 
     /// Tells this helper's part of the configuration from another one: its section, the files that it

@@ -55,6 +55,9 @@ pub(super) fn log(report: &Report, children: &Children) {
             };
             log::log!(target: "forebay", level, "reload {} {generation}: {}", number.0, said(progress));
         }
+        Report::Recycling(birth, role, wear) => {
+            log::info!(target: "forebay", "{}: {wear}: recycling it", who(*birth, *role));
+        }
         Report::Unkillable(birth, role) => {
             log::error!(target: "forebay", "{}: SIGKILL does not end it", who(*birth, *role));
         }

@@ -93,7 +93,7 @@ pub(super) fn is_traced(pid: Pid) -> bool {
 }
 
 /// Resident memory: the second field of /proc/PID/statm, in pages.
-fn rss_bytes(pid: Pid) -> Option<u64> {
+pub(super) fn rss_bytes(pid: Pid) -> Option<u64> {
     let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
     let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
     let page = sysconf(SysconfVar::PAGE_SIZE).ok()??;

@@ -82,6 +82,20 @@ impl<'a> Given<'a> {
         }
     }
 
+    /// A size in bytes: a whole number, or a text with K, M or G for the powers of 1024.
+    pub(super) fn bytes(&self) -> Result<i64, String> {
+        let text = match self {
+            Self::Said(text) => text.trim(),
+            Self::Written(DeValue::Integer(_)) => return self.integer(),
+            Self::Written(value) => value.as_str().ok_or_else(|| not("a size", value))?,
+        };
+        let units = [("K", 10), ("M", 20), ("G", 30)];
+        let with_unit = units.iter().find_map(|&(unit, shift)| Some((text.strip_suffix(unit)?, shift)));
+        let (number, shift) = with_unit.unwrap_or((text, 0));
+        let size = number.trim_end().parse::<i64>().ok().and_then(|number| number.checked_mul(1 << shift));
+        size.ok_or_else(|| "a size is a number of bytes, or a text like \"512M\" (K, M, G)".to_owned())
+    }
+
     /// A number with or without a fraction.
     pub(super) fn number(&self) -> Result<f64, String> {
         let text = match self {

@@ -49,6 +49,7 @@ pub(crate) struct Settings {
     pub(crate) control_uids: Vec<u32>,
     pub(crate) timeouts: Timeouts,
     pub(crate) restart: Restart,
+    pub(crate) worker: WorkerLimits,
     /// RUST_LOG's syntax.
     pub(crate) log_level: String,
     /// Files of the application's sections, which the master opens.
@@ -85,6 +86,19 @@ pub(crate) struct Restart {
     pub(crate) intensity: u32,
     pub(crate) period: Duration,
     pub(crate) backoff_max: Duration,
+}
+
+/// What a worker may use until it is followed by a new one, and in one turn of its loop.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct WorkerLimits {
+    pub(crate) requests_max: Option<u64>,
+    /// In percent of `requests_max`: so many more at most, at random.
+    pub(crate) requests_jitter: u64,
+    /// Resident memory, in bytes.
+    pub(crate) rss_max: Option<u64>,
+    pub(crate) age_max: Option<Duration>,
+    /// A longer turn of its loop is logged.
+    pub(crate) slow_turn: Duration,
 }
 
 /// A file that a section of the application's names.

@@ -169,6 +169,61 @@ pub(crate) const KEYS: &[Key<Settings>] = &[
         set: |settings, given| time(&mut settings.restart.backoff_max, given, Duration::ZERO),
     },
     Key {
+        name: "worker.max_requests",
+        value: "N",
+        default: "(no limit)",
+        meaning: "a worker that has answered so many requests is followed by a new one, which serves before it ends",
+        is_list: false,
+        set: |settings, given| {
+            settings.worker.requests_max = Some(at_least_one(given.integer()?, "a number of requests")?);
+            Ok(())
+        },
+    },
+    Key {
+        name: "worker.max_requests_jitter",
+        value: "PERCENT",
+        default: "10",
+        meaning: "up to so many percent more, so that not all reach it together; 0 to 100",
+        is_list: false,
+        set: |settings, given| {
+            let percent = u64::try_from(given.integer()?).ok().filter(|percent| *percent <= 100);
+            settings.worker.requests_jitter = percent.ok_or("a number of percent is from 0 to 100")?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "worker.max_rss",
+        value: "BYTES",
+        default: "(no limit)",
+        meaning: "the same for one with more resident memory, shared pages included; a number, or `\"512M\"` (K, M, G)",
+        is_list: false,
+        set: |settings, given| {
+            settings.worker.rss_max = Some(at_least_one(given.bytes()?, "a size")?);
+            Ok(())
+        },
+    },
+    Key {
+        name: "worker.max_age",
+        value: "SECONDS",
+        default: "(no limit)",
+        meaning: "the same for one that is older; at least 1",
+        is_list: false,
+        set: |settings, given| {
+            let mut age = Duration::ZERO;
+            time(&mut age, given, Duration::from_secs(1))?;
+            settings.worker.age_max = Some(age);
+            Ok(())
+        },
+    },
+    Key {
+        name: "worker.slow_turn",
+        value: "SECONDS",
+        default: "0.1",
+        meaning: "a turn of a worker's loop that takes longer is logged, with its route; 0: none is",
+        is_list: false,
+        set: |settings, given| time(&mut settings.worker.slow_turn, given, Duration::ZERO),
+    },
+    Key {
         name: "log.level",
         value: "FILTER",
         default: "\"info\"",
@@ -200,6 +255,10 @@ fn path(given: &Given<'_>) -> Result<PathBuf, String> {
     }
 }
 
+fn at_least_one(number: i64, what: &str) -> Result<u64, String> {
+    u64::try_from(number).ok().filter(|number| *number > 0).ok_or_else(|| format!("{what} is at least 1"))
+}
+
 fn time(place: &mut Duration, given: &Given<'_>, least: Duration) -> Result<(), String> {
     let seconds = given.number()?;
     if !(0.0..=SECONDS_MAX).contains(&seconds) {
@@ -225,6 +284,6 @@ mod tests {
         for (number, key) in KEYS.iter().enumerate() {
             assert!(KEYS[number + 1..].iter().all(|other| other.name != key.name), "{}", key.name);
         }
-        assert_eq!(sections().collect::<Vec<_>>(), ["timeouts", "restart", "log", "listener"]);
+        assert_eq!(sections().collect::<Vec<_>>(), ["timeouts", "restart", "worker", "log", "listener"]);
     }
 }

@@ -102,7 +102,14 @@ async fn replica(worker: Worker) -> Result<Router, BoxError> {
         .route("/panic", get(panic))
         .route("/log/{count}", get(log))
         .route("/print", get(print))
-        .route("/child", get(child)))
+        .route("/child", get(child))
+        .route("/leak/{mib}", get(leak)))
+}
+
+/// Uses so much more memory, for good.
+async fn leak(Path(mib): Path<usize>) -> String {
+    let leaked: &'static [u8] = vec![1; mib << 20].leak();
+    format!("{} {}", std::process::id(), leaked.len())
 }
 
 /// Numbers from every generator that keeps state.

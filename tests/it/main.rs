@@ -24,6 +24,7 @@ mod pauses;
 mod peer;
 mod peers;
 mod places;
+mod recycling;
 mod reload;
 mod retirement;
 mod scarcity;

@@ -19,7 +19,7 @@ use pin_project_lite::pin_project;
 use tokio::sync::Notify;
 use tower_service::Service;
 
-use super::record;
+use super::wear;
 
 /// A service whose panic is an answer: 500, and the connection lives on.
 pub(super) struct Guarded<S> {
@@ -78,9 +78,7 @@ where
         if self.life.ending.load(Ordering::Relaxed) {
             self.life.asked.notify_waiters();
         }
-        if let Some(record) = record() {
-            record.count_request();
-        }
+        wear::count();
         let is_http2 = request.version() >= Version::HTTP_2;
         if is_http2 {
             self.life.is_http2.store(true, Ordering::Relaxed);

@@ -7,6 +7,7 @@ mod accept;
 mod drain;
 mod guard;
 mod http;
+mod wear;
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -47,10 +48,15 @@ pub(super) async fn live(
         return Ok(());
     }
     let mut queue = Queue::new(listeners)?;
-    let ending = tokio::select! {
-        biased;
-        ending = master.says_drain() => ending,
-        never = accept::all(&mut queue, &*replica, &drain) => match never {},
+    wear::limit(begin.requests_max);
+    let ending = loop {
+        let requests = tokio::select! {
+            biased;
+            ending = master.says_drain() => break ending,
+            requests = wear::enough() => requests,
+            never = accept::all(&mut queue, &*replica, &drain) => match never {},
+        };
+        master.report(&ChildReport::Spent { requests });
     };
     accept::rest(queue, &*replica, &drain).await;
     end(&drain, ending.into(), &mut master).await;

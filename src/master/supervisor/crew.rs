@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use super::Policy;
 use super::post::Post;
-use crate::contract::ids::{Birth, Generation, HelperName, Role, Slot};
+use super::succession::Succession;
+use crate::contract::ids::{Birth, Generation, HelperName, Role};
 use crate::contract::orders::HelperOffer;
 
 #[derive(Clone, Debug)]
@@ -15,6 +16,8 @@ pub(super) struct Crew {
     /// In start order; none until the zygote has said which there are.
     pub(super) helpers: Vec<HelperPost>,
     pub(super) workers: Vec<Post>,
+    /// A second post of one slot.
+    pub(super) succession: Option<Succession>,
 }
 
 /// The place of the one process of this name.
@@ -27,7 +30,7 @@ pub(super) struct HelperPost {
 impl Crew {
     pub(super) fn new(generation: Generation, policy: Policy, now: Instant) -> Self {
         let workers = vec![Post::new(now); usize::from(policy.workers)];
-        Self { generation, policy, zygote: Post::new(now), helpers: Vec::new(), workers }
+        Self { generation, policy, zygote: Post::new(now), helpers: Vec::new(), workers, succession: None }
     }
 
     /// The zygote offers these. One that was started again offers the same: the master sees to it.
@@ -46,20 +49,24 @@ impl Crew {
         self.helpers.iter_mut().find(|helper| helper.offer.name == name)
     }
 
-    /// The post that is there for this.
+    /// The post that is there for this: a slot's second one while the first is taken.
     pub(super) fn post(&mut self, role: Role) -> Option<&mut Post> {
         match role {
             Role::Log => None,
             Role::Zygote(_) => Some(&mut self.zygote),
             Role::Helper(name, _) => self.helper_mut(name).map(|helper| &mut helper.post),
-            Role::Worker(Slot(slot), _) => self.workers.get_mut(usize::from(slot)),
+            Role::Worker(slot, _) => match &mut self.succession {
+                Some(succession) if succession.slot == slot => Some(&mut succession.post),
+                Some(_) | None => self.workers.get_mut(usize::from(slot.0)),
+            },
         }
     }
 
     /// The post that this process holds.
     pub(super) fn post_of(&mut self, birth: Birth) -> Option<&mut Post> {
         let helpers = self.helpers.iter_mut().map(|helper| &mut helper.post);
-        let mut posts = std::iter::once(&mut self.zygote).chain(helpers).chain(&mut self.workers);
+        let succession = self.succession.as_mut().map(|succession| &mut succession.post);
+        let mut posts = std::iter::once(&mut self.zygote).chain(helpers).chain(&mut self.workers).chain(succession);
         posts.find(|post| post.occupant == Some(birth))
     }
 }

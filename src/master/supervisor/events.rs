@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Policy;
+use super::{Policy, Wear};
 use crate::contract::ids::{Birth, Generation, HelperName, ReloadNumber, Role};
 use crate::contract::orders::HelperOffer;
 
@@ -25,6 +25,8 @@ pub(crate) enum Event {
     Exited(Birth, String),
     /// When its loop last turned.
     Heartbeat(Birth, Instant),
+    /// This worker has served for long enough; why.
+    Worn(Birth, Wear),
     /// So many workers are wanted.
     Scale(u16),
     /// This helper shall make room for a new process.
@@ -124,6 +126,8 @@ pub(crate) enum Report {
     },
     /// It was asked to make room for its successor, because.
     MakingRoom(Birth, Role, &'static str),
+    /// A worker has served for long enough; its successor is made.
+    Recycling(Birth, Role, Wear),
     Unkillable(Birth, Role),
     Paused(Duration),
     Scaled {

@@ -22,6 +22,7 @@ mod settle;
 mod simulation;
 mod stage;
 mod stop;
+mod succession;
 mod view;
 
 use std::collections::BTreeMap;
@@ -32,7 +33,9 @@ pub(crate) use self::events::{Action, Event, Fault, Next, Outcome, Progress, Rel
 use self::leaving::Leaving;
 use self::post::{Jitter, Post};
 use self::reload::Reloads;
+use self::settle::seconds;
 pub(crate) use self::stage::Stage;
+pub(crate) use self::succession::Wear;
 pub(crate) use self::view::{Place, View};
 use crate::contract::ids::{Birth, Generation, HelperName, Role, Slot, WORKERS_MAX};
 use crate::contract::orders::HelperOffer;
@@ -84,6 +87,8 @@ pub(crate) struct Child {
     reason: Option<String>,
     /// It was asked to make room for its successor: its end is no crash, however it ends.
     makes_room: bool,
+    /// Why it is to be followed by another one, if it is.
+    wear: Option<Wear>,
 }
 
 impl Child {
@@ -99,6 +104,8 @@ pub(crate) struct Policy {
     pub(crate) workers: u16,
     pub(crate) timeouts: Timeouts,
     pub(crate) restart: Restart,
+    /// A worker that is older is followed by a new one.
+    pub(crate) age_max: Option<Duration>,
 }
 
 /// The state of everything that is supervised.
@@ -159,6 +166,7 @@ impl Supervisor {
                 self.heartbeat(birth, at);
                 return std::mem::take(&mut self.actions);
             }
+            Event::Worn(birth, wear) => self.worn(birth, wear),
             Event::Scale(workers) => self.scale(workers, now),
             Event::Restart(helper) => self.restart(helper, now),
             Event::Reload => self.ask_for_reload(),
@@ -194,7 +202,8 @@ impl Supervisor {
         self.next_birth += 1;
         let stage = Stage::Ordered { deadline: now + timeouts.ready };
         let (since, last_beat) = (now, now);
-        let child = Child { role, stage, since, last_beat, timeouts, zygote, reason: None, makes_room: false };
+        let (reason, makes_room, wear) = (None, false, None);
+        let child = Child { role, stage, since, last_beat, timeouts, zygote, reason, makes_room, wear };
         self.children.insert(birth, child);
         birth
     }

@@ -36,7 +36,9 @@ impl Supervisor {
     pub(super) fn settle(&mut self, now: Instant) {
         self.end_the_overdue(now);
         self.let_the_ready_serve();
+        self.succeed();
         self.advance(now);
+        self.follow_the_worn(now);
         self.end_the_unwanted(now);
         self.fill_the_posts(now);
         self.finish(now);
@@ -54,7 +56,8 @@ impl Supervisor {
         let watch = (!self.children.is_empty()).then_some(now + LOOK_MAX);
         // Past its deadline a stop was acted on, and the children's own deadlines count.
         let stop = self.stop_deadline().filter(|&deadline| deadline > now);
-        children.chain(self.vacancies()).flatten().chain(watch).chain(stop).chain(self.reloads.deadline()).min()
+        let whole = [watch, stop, self.reloads.deadline(), self.next_birthday(now)].into_iter().flatten();
+        children.chain(self.vacancies()).flatten().chain(whole).min()
     }
 
     /// When the vacant posts that can be filled may be filled.
@@ -221,7 +224,9 @@ impl Supervisor {
         });
         let room = filling && self.has_room() && (!first || crew.helpers.iter().all(serves));
         let workers = if room { crew.workers.as_slice() } else { &[] };
-        let workers = (0..).zip(workers).map(move |(slot, post)| (Role::Worker(Slot(slot), generation), post));
+        let workers = (0..).zip(workers).map(|(slot, post)| (Slot(slot), post));
+        let successor = crew.succession.iter().filter(move |_| room).map(|next| (next.slot, &next.post));
+        let workers = workers.chain(successor).map(move |(slot, post)| (Role::Worker(slot, generation), post));
         helpers.map(move |helper| (Role::Helper(helper.offer.name, generation), &helper.post)).chain(workers)
     }
 
@@ -244,10 +249,10 @@ impl Supervisor {
             Role::Helper(name, _) => {
                 self.crews().filter_map(|crew| crew.helper(name)).any(|helper| is_it(&helper.post))
             }
-            Role::Worker(Slot(slot), generation) => {
-                let crew = self.crew_of(generation);
-                crew.and_then(|crew| crew.workers.get(usize::from(slot))).is_some_and(is_it)
-            }
+            Role::Worker(Slot(slot), generation) => self.crew_of(generation).is_some_and(|crew| {
+                let succession = crew.succession.as_ref().map(|succession| &succession.post);
+                crew.workers.get(usize::from(slot)).into_iter().chain(succession).any(is_it)
+            }),
         }
     }
 

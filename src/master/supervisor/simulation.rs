@@ -34,6 +34,8 @@ const STEPS_MAX: u64 = 20_000;
 const STEPS_AT_ONCE_MAX: u64 = 300;
 /// Lines of a failing run that are shown.
 const LINES_SHOWN: usize = 60;
+/// In one of so many worlds workers wear out.
+const WORLDS: u64 = 5;
 /// Beyond the waits that the settings bound: a few turns and the slowest good behaviour.
 const WHOLE_GRACE: Duration = Duration::from_secs(3);
 
@@ -58,8 +60,12 @@ struct Run {
 impl Run {
     fn new(seed: u64, trace: bool) -> Self {
         let mut dice = Dice::new(seed);
-        let policy = draw_policy(&mut dice);
-        let weather = Weather::draw(&mut dice);
+        let mut policy = draw_policy(&mut dice);
+        let mut weather = Weather::draw(&mut dice);
+        if seed % WORLDS == 3 {
+            weather.wears = dice.pick(&[0, 20, 100]);
+            policy.age_max = dice.percent(50).then(|| dice.millis(10_000, 60_000));
+        }
         let offers = offers::draw(&mut dice);
         let start = Instant::now();
         let mut world = World::new(dice, weather, Release { policy, offers });
@@ -191,7 +197,8 @@ impl Run {
         let backoff_max = longest(|policy| policy.restart.backoff_max);
         // At first start each helper may wait for the one before it, and so it is when a generation leaves.
         let helpers = self.world.releases.values().map(|release| release.offers.len()).max();
-        let in_a_row = 2 + helpers.unwrap_or_default() as u32;
+        // All workers may be worn.
+        let in_a_row = 2 + helpers.unwrap_or_default() as u32 + 5;
         (ready + drain) * in_a_row + hang + backoff_max * 2 + KILL_GRACE + WHOLE_GRACE
     }
 
@@ -221,6 +228,7 @@ fn draw_policy(dice: &mut Dice) -> Policy {
             period: dice.millis(1000, 10_000),
             backoff_max: dice.millis(200, 5000),
         },
+        age_max: None,
     }
 }
 
@@ -300,6 +308,7 @@ fn kind(action: &Action) -> u64 {
             Report::Stopping { .. } => 22,
             Report::MakingRoom(..) => 23,
             Report::NotRestarted(_) => 25,
+            Report::Recycling(..) => 41,
             Report::Reload(_, _, progress) => match progress {
                 Progress::Begun => 26,
                 Progress::ZygoteLoaded => 27,
@@ -321,7 +330,7 @@ fn kind(action: &Action) -> u64 {
     };
     1 << number
 }
-const KINDS: u64 = (1 << 41) - 1;
+const KINDS: u64 = (1 << 42) - 1;
 
 /// Runs one seed; the error is a text for people.
 fn run(seed: u64) -> Result<Run, String> {

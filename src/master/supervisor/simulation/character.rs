@@ -22,6 +22,8 @@ pub(super) struct Weather {
     pub(super) babbles: u64,
     /// A zygote that does not answer, or dies of an order.
     pub(super) silent: u64,
+    /// A worker that has served for long enough.
+    pub(super) wears: u64,
 }
 
 impl Weather {
@@ -30,7 +32,8 @@ impl Weather {
         let (boots_badly, dies, hangs, stubborn, silent) = (often(), often(), often(), often(), often());
         let unkillable = dice.pick(&[0, 0, 3, 15, 30]);
         let babbles = dice.pick(&[0, 0, 0, 5, 20]);
-        Self { gentle: dice.percent(85), boots_badly, dies, hangs, stubborn, unkillable, babbles, silent }
+        let wears = 0;
+        Self { gentle: dice.percent(85), boots_badly, dies, hangs, stubborn, unkillable, babbles, silent, wears }
     }
 }
 
@@ -49,6 +52,7 @@ pub(super) struct Character {
     pub(super) dies: Option<Duration>,
     pub(super) hangs: Option<Duration>,
     pub(super) babbles: Option<Duration>,
+    pub(super) wears: Option<Duration>,
     pub(super) on_drain: Option<Duration>,
     pub(super) on_abort: Option<Duration>,
     pub(super) on_kill: Option<Duration>,
@@ -66,6 +70,7 @@ impl Character {
             dies: None,
             hangs: None,
             babbles: None,
+            wears: None,
             on_drain: Some(dice.millis(0, 200)),
             on_abort: Some(dice.millis(0, 500)),
             on_kill: Some(dice.millis(0, 10)),
@@ -85,6 +90,7 @@ impl Character {
         drawn.dies = moment(dice, weather.dies);
         drawn.hangs = moment(dice, weather.hangs);
         drawn.babbles = moment(dice, weather.babbles);
+        drawn.wears = moment(dice, weather.wears);
         if !gentle && dice.percent(weather.boots_badly) {
             let ends = dice.percent(80).then(|| dice.millis(0, 20));
             let refuses = Boot::Refuses(dice.millis(0, 300), ends);

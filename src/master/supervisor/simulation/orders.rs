@@ -6,7 +6,7 @@ use super::character::{Boot, Character};
 use super::offers;
 use super::world::{Happening, Process, Release, State, World};
 use crate::contract::ids::{Birth, Generation, Role};
-use crate::master::supervisor::{Action, Event, Fault, ReloadOutcome};
+use crate::master::supervisor::{Action, Event, Fault, Policy, ReloadOutcome, Wear};
 
 impl World {
     /// Does what the supervisor wants; returns what the master learns at once.
@@ -99,7 +99,8 @@ impl World {
             Event::NotPrepared("forebay.toml:3: unknown key".to_owned())
         } else {
             let before = self.releases[&self.serving].offers.clone();
-            let policy = super::draw_policy(&mut self.dice);
+            let age_max = self.releases[&self.serving].policy.age_max;
+            let policy = Policy { age_max, ..super::draw_policy(&mut self.dice) };
             let release = Release { policy, offers: offers::next(&mut self.dice, &before) };
             self.releases.insert(generation, release);
             Event::Prepared(policy)
@@ -149,7 +150,7 @@ impl World {
         };
         process.state = State::Alive;
         process.made = now;
-        let Character { dies, hangs, babbles, .. } = process.character;
+        let Character { dies, hangs, babbles, wears, .. } = process.character;
         if let Some(after) = dies {
             self.push(now + after, Happening::Doom(birth));
         }
@@ -159,6 +160,9 @@ impl World {
         if let Some(after) = babbles {
             let nonsense = Event::Broken(birth, "broke the rules".to_owned());
             self.push(now + after, Happening::Say(birth, nonsense));
+        }
+        if let Some(after) = wears {
+            self.push(now + after, Happening::Say(birth, Event::Worn(birth, Wear::Requests(1000))));
         }
     }
 

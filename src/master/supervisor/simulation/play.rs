@@ -17,6 +17,7 @@ pub(super) const POLICY: Policy = Policy {
         stop: Duration::from_secs(8),
     },
     restart: Restart { intensity: 5, period: Duration::from_secs(10), backoff_max: Duration::from_secs(5) },
+    age_max: None,
 };
 
 /// In this order everything is born.

@@ -8,6 +8,7 @@ mod acts;
 mod facts;
 mod ledger;
 mod state;
+mod succession;
 mod trial;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,7 @@ use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 use self::ledger::{Life, Phase, Place, Seat, seat};
+use self::succession::Succession;
 use self::trial::Trial;
 use super::world::World;
 use crate::contract::ids::{Birth, Generation, HelperName, ReloadNumber, Role, Slot};
@@ -77,6 +79,7 @@ pub(super) struct Rules {
     /// The longest of all generations so far: a place may rest still when another one serves.
     backoff_max: Duration,
     trial: Option<Trial>,
+    succession: Option<Succession>,
     /// Results that somebody waits for.
     promised: BTreeSet<ReloadNumber>,
     begun: ReloadNumber,
@@ -102,6 +105,7 @@ impl Rules {
             serving: Side { generation, policy, helpers: Vec::new(), workers: 0 },
             backoff_max: policy.restart.backoff_max,
             trial: None,
+            succession: None,
             promised: BTreeSet::new(),
             begun: ReloadNumber(0),
             reloads: 0,

@@ -27,6 +27,7 @@ impl Rules {
             }
             Action::Accept(birth) => {
                 let held = self.lives.get(&birth).is_some_and(|life| self.waits_for_the_others(life));
+                self.takes_over(birth);
                 let life = self.process(birth)?;
                 let may = life.role.is_forked() && life.works() && !life.accepted && !life.unwanted;
                 life.accepted = true;
@@ -70,14 +71,15 @@ impl Rules {
     fn order(&mut self, birth: Birth, role: Role, zygote: Option<Birth>) -> Verdict {
         require(birth > self.last_birth, "no birth is used twice", format_args!("{birth:?}"))?;
         self.last_birth = birth;
-        let place = self.places.get(&seat(role)).filter(|place| place.owner == role.generation());
-        let Some(place) = place else {
-            return require(false, "only what is wanted is made", role);
+        let Some(place) = self.place_to_fill(role) else {
+            return require(false, "only what is wanted is made, once", role);
         };
         let rested = self.now >= place.vacant_since + place.rest;
         require(rested, "what fails is not tried again at once", role)?;
-        require(self.holder(seat(role)).is_none(), "a place is filled once", role)?;
-        self.lives.insert(birth, Life::ordered(role, zygote, self.timeouts_of(role.generation()), self.now));
+        let follows = self.holder(seat(role)).is_some();
+        require(!follows || !self.has_successor(), "a place is filled once", role)?;
+        let life = Life::ordered(role, zygote, self.timeouts_of(role.generation()), self.now);
+        self.lives.insert(birth, Life { follows, ..life });
         Ok(())
     }
 
@@ -114,7 +116,9 @@ impl Rules {
         // Of whatever generation, ordered, ending, or not to be killed.
         let counts = |life: &&Life| life.is_helper() || !(life.is_ending() || life.unkillable);
         let living = self.lives.values().filter(|life| life.seat() == seat(role)).filter(counts).count();
-        require(living == 1, "a helper or a slot has one process", role)
+        // Beside one that is worn, and works or is about to be replaced, its successor.
+        let all = if self.lives[&birth].follows { 1..=2 } else { 1..=1 };
+        require(all.contains(&living), "a helper or a slot has one process", role)
     }
 
     fn forget(&mut self, birth: Birth) -> Verdict {
@@ -225,6 +229,7 @@ impl Rules {
                 require(whole && first, "serving is said once, when all serve", "it is not so")
             }
             Report::Unkillable(birth, role) => self.given_up(*birth, *role),
+            Report::Recycling(birth, role, _) => self.begins_to_follow(*birth, *role),
             Report::Paused(gap) => {
                 let true_gap = |&(until, lasts): &(_, _)| until == self.now && *gap <= lasts;
                 let paused = self.pauses.last().is_some_and(true_gap);
@@ -257,13 +262,19 @@ impl Rules {
         require(patient, "nobody is given up early", format_args!("{birth:?}"))?;
         let life = self.process(birth)?;
         life.unkillable = true;
+        let follows = std::mem::take(&mut life.follows);
+        life.unwanted |= follows;
         let held = !life.unwanted;
+        if follows {
+            self.successor_is_gone(std::time::Duration::ZERO);
+        }
         self.duty.give_up = held && self.phase == Phase::Starting;
         let now = self.now;
         if let Some(place) =
             self.places.get_mut(&seat(role)).filter(|_| held && !matches!(role, Role::Log | Role::Helper(..)))
         {
             place.vacate(now, std::time::Duration::ZERO);
+            self.is_bereft(role);
         }
         Ok(())
     }

@@ -43,6 +43,7 @@ impl Rules {
                     life.heartbeat = Some(*at);
                 }
             }
+            Event::Worn(birth, _) => self.worn(*birth),
             Event::Scale(workers) if !self.is_stopping() => self.scale(*workers),
             Event::Restart(helper) if !self.is_stopping() => self.restart(*helper),
             Event::Scale(_) | Event::Restart(_) => {}
@@ -116,12 +117,16 @@ impl Rules {
         let Some(life) = self.lives.remove(&birth) else {
             return;
         };
+        if life.follows {
+            return self.successor_is_gone(rest);
+        }
         let held = life.holds_its_place();
         let alone = self.holder(life.seat()).is_none();
         let Some(place) = self.places.get_mut(&life.seat()) else { return };
         if held {
             place.vacate(self.now, rest);
             place.at_once = life.makes_room;
+            self.is_bereft(life.role);
         } else if alone && life.is_helper() {
             // It stood in the way of another generation's.
             place.vacant_since = self.now;
@@ -132,9 +137,13 @@ impl Rules {
         let (now, restart) = (self.now, self.serving.policy.restart);
         let mut rest = Duration::ZERO;
         self.fails(birth);
-        if let Some(life) = self.lives.get(&birth).filter(|life| life.holds_its_place() && !life.makes_room)
-            && let Some(place) = self.places.get_mut(&life.seat())
-        {
+        let life = self.lives.get(&birth);
+        let place = match life {
+            Some(life) if life.follows => self.succession.as_mut().map(|succession| &mut succession.place),
+            Some(life) if life.holds_its_place() && !life.makes_room => self.places.get_mut(&life.seat()),
+            Some(_) | None => None,
+        };
+        if let Some((life, place)) = life.zip(place) {
             place.deaths.push(now);
             place.deaths.retain(|&death| now - death <= restart.period);
             let loops = place.deaths.len() > restart.intensity as usize;
@@ -151,11 +160,12 @@ impl Rules {
         for slot in self.serving.workers..workers {
             self.place_for(Role::Worker(Slot(slot), generation));
         }
+        self.slots_are_gone(workers);
         for slot in workers..self.serving.workers {
             let role = Role::Worker(Slot(slot), generation);
             self.places.remove(&role);
             for life in self.lives.values_mut().filter(|life| life.role == role) {
-                life.unwanted = true;
+                (life.follows, life.unwanted) = (false, true);
             }
         }
         self.serving.workers = workers;

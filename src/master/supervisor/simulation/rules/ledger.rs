@@ -31,6 +31,10 @@ pub(super) struct Life {
     pub(super) unkillable: bool,
     /// It was told to make room for its successor: its end is nobody's fault.
     pub(super) makes_room: bool,
+    /// It has served for long enough.
+    pub(super) worn: bool,
+    /// It is to follow one that has: its place is that one's still.
+    pub(super) follows: bool,
     /// Its generation was rolled back.
     pub(super) rolled_back: bool,
     /// Its generation is the third.
@@ -57,6 +61,8 @@ impl Life {
             broken: false,
             unkillable: false,
             makes_room: false,
+            worn: false,
+            follows: false,
             rolled_back: false,
             cut: false,
         }
@@ -69,7 +75,7 @@ impl Life {
     /// Whether nobody else may be made for its place. A helper that cannot be killed keeps it: there
     /// can only be one.
     pub(super) fn holds_its_place(&self) -> bool {
-        !self.unwanted && (!self.unkillable || self.is_helper() || self.role == Role::Log)
+        !self.unwanted && !self.follows && (!self.unkillable || self.is_helper() || self.role == Role::Log)
     }
 
     /// Whether it does what it is there for.

@@ -41,6 +41,7 @@ impl Rules {
         }
         self.check_due(supervisor)?;
         self.check_places(supervisor)?;
+        self.check_succession(supervisor)?;
         self.check_trial()?;
         self.check_stop()
     }

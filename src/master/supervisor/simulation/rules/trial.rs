@@ -210,6 +210,7 @@ impl Rules {
         let fresh = generation > self.serving.generation && self.past.keys().all(|&past| generation > past);
         require(fresh, "a generation's number is never used again", generation.0)?;
         self.begun = number;
+        self.nobody_follows();
         self.trial = Some(Trial {
             number,
             generation,

@@ -1,0 +1,51 @@
+//! What the master looks at by itself: whether loops turn, and how large workers have become.
+
+use std::time::{Duration, Instant};
+
+use super::supervisor::{Event, Wear};
+use super::{Master, status};
+use crate::contract::ids::Role;
+use crate::contract::scoreboard::monotonic_ms;
+
+/// How often the workers are weighed, where they have a limit.
+const WEIGH_EVERY: Duration = Duration::from_secs(1);
+
+impl Master {
+    /// Reads the heartbeats. A process that someone traces stands still without fault.
+    pub(super) fn feel_the_pulses(&mut self) {
+        let (now, now_ms) = (Instant::now(), monotonic_ms());
+        let late = self.settings.timeouts.hang / 2;
+        let mut beats = Vec::new();
+        for (birth, process) in self.children.iter() {
+            let (Some(record), Some(pid)) = (process.record, process.pid) else { continue };
+            let at_ms = self.scoreboard.record(record).heartbeat_ms();
+            if at_ms == 0 {
+                continue;
+            }
+            // A hostile process may write any number: one from the future counts as now.
+            let age = Duration::from_millis(now_ms.saturating_sub(at_ms));
+            let at = if age > late && status::is_traced(pid) { Some(now) } else { now.checked_sub(age) };
+            beats.extend(at.map(|at| (birth, at)));
+        }
+        for (birth, at) in beats {
+            self.step(Event::Heartbeat(birth, at));
+        }
+    }
+
+    /// The kernel says who has become too large.
+    pub(super) fn weigh_the_workers(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.weighed) < WEIGH_EVERY {
+            return;
+        }
+        self.weighed = now;
+        let too_large = self.children.iter().filter_map(|(birth, process)| {
+            let Role::Worker(_, generation) = process.role else { return None };
+            let limit = self.releases.get(&generation)?.settings.worker.rss_max?;
+            let rss = status::rss_bytes(process.pid?)?;
+            (rss > limit).then_some((birth, rss))
+        });
+        for (birth, rss) in too_large.collect::<Vec<_>>() {
+            self.step(Event::Worn(birth, Wear::Memory(rss)));
+        }
+    }
+}
