@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::client::{copy_program, example, get};
 use crate::load::Load;
-use crate::traffic::{FRESH, KEPT, SLOW, Traffic};
+use crate::traffic::{FRESH, IDLE, KEPT, SLOW, Traffic};
 
 /// A short proof, so that tests are fast.
 pub(crate) const SHORT: &str = "[timeouts]\nstable = 0.05\n";
@@ -424,17 +424,27 @@ fn what_was_scaled_lasts_until_the_next_reload_which_says_so() {
 
 #[test]
 fn sixteen_reloads_lose_no_request_of_any_client() {
-    // Idle connections of the oldest generation are cut by the third one: its limit is not reached first.
-    let server = fixture().configuration("[timeouts]\nstable = 0.1\ndrain = 0.5\n").start();
-    let traffic = Traffic::start(server.address(), &[(&FRESH, 2), (&KEPT, 3), (&SLOW, 2)]);
+    // Far from the drain limit: who is idle is asked again before it, and so before a third generation
+    // cuts the first one.
+    let server = fixture().configuration("[timeouts]\nstable = 0.1\n").start();
+    let traffic = Traffic::start(server.address(), &[(&FRESH, 2), (&KEPT, 3), (&SLOW, 2), (&IDLE, 2)]);
     for generation in 2..=17 {
         assert!(commit(&server).contains(&format!("generation {generation} serves")));
         server.wait_until("one generation", is_alone);
     }
+    // Every connection that is held is used once more, in turn.
+    let before = traffic.ended();
+    server.wait_for("a request on each idle connection", || {
+        let mut clients = traffic.ended().into_iter().zip(&before);
+        clients.all(|(now, before)| now >= before + IDLE.connections as u64).then_some(())
+    });
     for (client, tally) in traffic.finish() {
         println!("{client}: {tally:?}");
         assert!(tally.lost.is_empty() && tally.closed_idle == 0 && tally.answered > 0, "{client}: {tally:?}");
+        // Each reload finds some of its connections idle, and ends them by a word.
+        assert!(client != IDLE.name || tally.told >= 16, "{client}: {tally:?}");
     }
+    assert!(!server.log().contains("are cut"));
     server.stop();
 }
 

@@ -21,9 +21,9 @@ const BODY: &[u8] = b"what is sent comes back";
 /// How a client behaves.
 #[derive(Debug)]
 pub(crate) struct Manner {
-    name: &'static str,
+    pub(crate) name: &'static str,
     /// How many connections it holds; it uses them in turn.
-    connections: usize,
+    pub(crate) connections: usize,
     /// How often it uses a connection, then it takes a new one: else all would end on who stays.
     uses: u32,
     /// Between two requests.
