@@ -19,7 +19,7 @@ fn fixture() -> Builder {
 const HUNG: &str = "hung for 1 s: killed by SIGKILL";
 
 /// Stops a process and returns when all its threads stand still.
-fn pause(server: &Server, pid: u32) {
+pub(crate) fn pause(server: &Server, pid: u32) {
     server.signal(pid, SIGSTOP);
     let is_still = |stat: String| stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with('T'));
     server.wait_for("all threads standing still", || {

@@ -17,6 +17,7 @@ mod held;
 mod identity;
 mod isolation;
 mod lifecycle;
+mod listeners;
 mod load;
 mod logging;
 mod orphans;
