@@ -1,20 +1,27 @@
-//! Listening sockets over reloads: one that goes answers whom it has taken.
+//! Listening sockets over reloads: one that goes answers whom it has taken, one that stays is the same,
+//! and a start that fails harms none.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 use std::time::Duration;
 
 use forebay::testing::{Builder, Server};
-use nix::libc::{SIGCONT, SIGHUP};
+use nix::libc::{SIGCONT, SIGHUP, SIGKILL};
+use tempfile::TempDir;
 
 use crate::client::{example, get};
 use crate::hangs::pause;
-use crate::reload::{SHORT, commit, configure, is_alone};
+use crate::places::{ask, refused};
+use crate::reload::{SHORT, commit, configure, is_alone, roll_back};
 
 fn fixture() -> Builder {
     Server::of(example("fixture"))
 }
+
+// ---- an address that goes ---------------------------------------------------------------------
 
 /// Clients in the queue of the address that goes.
 const QUEUED: usize = 20;
@@ -116,4 +123,125 @@ fn an_address_that_goes_is_closed_whoever_keeps_a_copy_of_it() {
     server.signal(stuck, SIGCONT);
     server.wait_until("one generation", is_alone);
     server.stop();
+}
+
+// ---- a Unix socket that stays -----------------------------------------------------------------
+
+/// What a name in the file system leads to, and who may use it.
+fn identity(path: &Path) -> (u64, u32, (u32, u32)) {
+    let found = fs::symlink_metadata(path).expect("it is there");
+    (found.ino(), found.mode() & 0o777, (found.uid(), found.gid()))
+}
+
+fn is_served(path: &Path) {
+    assert!(ask(path).expect("an answer").starts_with("HTTP/1.1 200"));
+}
+
+/// A directory that others may pass.
+fn open_directory() -> TempDir {
+    tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir().expect("a directory")
+}
+
+#[test]
+fn a_unix_socket_is_the_same_after_a_reload_and_after_one_that_fails() {
+    let scratch = open_directory();
+    let (path, fault) = (scratch.path().join("app.sock"), scratch.path().join("fault"));
+    // Started as root it is the user's who serves.
+    let is_root = nix::unistd::geteuid().is_root();
+    let user = if is_root { "user = \"nobody\"\n" } else { "" };
+    let text = |mode: &str| {
+        format!("{user}{SHORT}[listener.local]\naddress = \"unix:{}\"\nmode = \"{mode}\"\n", path.display())
+    };
+    let server = fixture()
+        .configuration(&text("0606"))
+        .variable("FIXTURE", format!("as {}", fault.display()))
+        .run_dir(scratch.path().join("run"))
+        .start();
+    let before = identity(&path);
+    assert_eq!(before.1, 0o606);
+    assert!(!is_root || before.2.0 == 65534, "{before:?}");
+    let is_as_before = |when: &str| {
+        assert_eq!(identity(&path), before, "{when}");
+        is_served(&path);
+    };
+    commit(&server);
+    is_as_before("after a reload");
+    configure(&server, &format!("workers = 0\n{}", text("0600")));
+    roll_back(&server);
+    is_as_before("after a configuration that was refused");
+    let taken = TcpListener::bind("127.0.0.1:0").and_then(|listener| Ok((listener.local_addr()?, listener)));
+    let (other, _taken) = taken.expect("a port");
+    configure(&server, &format!("{}[listener.taken]\naddress = \"{other}\"\n", text("0600")));
+    assert!(roll_back(&server).contains(&format!("cannot listen on {other}")));
+    is_as_before("after another listener was refused");
+    configure(&server, &text("0600"));
+    fs::write(&fault, "refuse").expect("write");
+    assert!(roll_back(&server).contains("no database"));
+    is_as_before("after new workers that failed");
+    fs::remove_file(&fault).expect("remove");
+    commit(&server);
+    assert_eq!(identity(&path), (before.0, 0o600, before.2), "the same one, as it is wanted now");
+    is_served(&path);
+    server.stop();
+    assert!(!path.exists());
+}
+
+/// A daemon that listens on these.
+fn listening(paths: &[&Path]) -> Builder {
+    let one =
+        |(number, path): (usize, &&Path)| format!("[listener.l{number}]\naddress = \"unix:{}\"\n", path.display());
+    fixture().workers(1).configuration(&paths.iter().enumerate().map(one).collect::<String>())
+}
+
+#[test]
+fn a_start_that_fails_harms_no_socket_and_is_in_nobodys_way() {
+    let scratch = open_directory();
+    let place = |name: &str| scratch.path().join(name);
+    let (theirs, fresh, run) = (place("theirs.sock"), place("fresh.sock"), place("run"));
+    let first = listening(&[&theirs]).start();
+    let before = identity(&theirs);
+    let busy = first.address();
+    let table = [
+        ("its run directory", listening(&[&fresh]).run_dir(first.run_dir()), 75, "already running"),
+        ("its socket", listening(&[&fresh, &theirs]), 71, "another process listens there"),
+        ("its port", listening(&[&theirs, &fresh]).listen(busy), 71, "Address already in use"),
+        ("its port, last", listening(&[&fresh]).argument("--listen").argument(busy.to_string()), 71, "in use"),
+        (
+            "a wrong setting",
+            listening(&[&theirs]).variable("FIXTURE_TIMEOUTS_STABLE", "never"),
+            78,
+            "a number is wanted",
+        ),
+        ("no table", listening(&[&fresh]).variable("FIXTURE", "refuse-preload"), 1, "the table is missing"),
+        ("no database", listening(&[&fresh]).variable("FIXTURE", "refuse"), 1, "no database"),
+    ];
+    for (what, second, code, why) in table {
+        let second = if code == 75 { second } else { second.run_dir(&run) };
+        let (ended, log) = refused(second);
+        assert_eq!(ended, Some(code), "{what}: {log}");
+        assert!(log.contains(why), "{what}: {log}");
+        assert_eq!(identity(&theirs), before, "{what}");
+        is_served(&theirs);
+        assert!(!fresh.exists(), "{what}: {log}");
+        let next = listening(&[&fresh]).run_dir(&run).start();
+        is_served(&fresh);
+        next.stop();
+    }
+    first.stop();
+}
+
+#[test]
+fn a_start_that_is_killed_leaves_a_socket_that_the_next_one_replaces() {
+    let scratch = open_directory();
+    let (path, run) = (scratch.path().join("app.sock"), scratch.path().join("run"));
+    let mut killed = listening(&[&path]).run_dir(&run).variable("FIXTURE", "endless-preload").launch();
+    let loads = || killed.processes().iter().any(|(_, title)| title.contains("zygote"));
+    killed.wait_for("a start that is under way", || (path.exists() && loads()).then_some(()));
+    killed.signal(killed.pid(), SIGKILL);
+    killed.wait();
+    assert!(path.exists(), "nobody was left to remove it");
+    let next = listening(&[&path]).run_dir(&run).start();
+    is_served(&path);
+    next.stop();
+    assert!(!path.exists());
 }

@@ -21,7 +21,7 @@ fn with_pid_file(path: &Path) -> Builder {
 }
 
 /// A start that fails: its exit code and what it says.
-fn refused(builder: Builder) -> (Option<i32>, String) {
+pub(crate) fn refused(builder: Builder) -> (Option<i32>, String) {
     let mut server = builder.launch();
     let code = server.wait().code();
     assert!(server.processes().is_empty());
@@ -98,7 +98,7 @@ fn on_socket(path: &Path) -> Builder {
     fixture().argument("--listen").argument(format!("unix:{}", path.display()))
 }
 
-fn ask(path: &Path) -> std::io::Result<String> {
+pub(crate) fn ask(path: &Path) -> std::io::Result<String> {
     let mut stream = UnixStream::connect(path)?;
     stream.write_all(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
