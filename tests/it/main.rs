@@ -38,3 +38,4 @@ mod tls;
 mod traffic;
 mod upstream;
 mod verdicts;
+mod zygotes;
