@@ -17,7 +17,7 @@ pub(crate) const SCALE: &str = "scale";
 /// `restart`: takes a [`Restart`], answers when it is under way.
 pub(crate) const RESTART: &str = "restart";
 /// `reload`: takes nothing, answers when a run that began after it is over: with a [`Reloaded`], or why
-/// it was rolled back. On the way come [`PROGRESS`] notifications.
+/// it was rolled back, or not begun. On the way come [`PROGRESS`] notifications.
 pub(crate) const RELOAD: &str = "reload";
 /// `progress`: how far what was asked for has come, a [`Step`].
 pub(crate) const PROGRESS: &str = "progress";

@@ -29,6 +29,9 @@ const REQUESTS_MAX: usize = 64;
 /// How long a connection may be silent.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
+/// How long a connection may be silent that has taken the last descriptor from the next one.
+const FIRST_WORD: Duration = Duration::from_millis(500);
+
 /// The longest request, in bytes: they carry a few numbers.
 const REQUEST_LEN_MAX: u32 = 64 * 1024;
 
@@ -96,7 +99,8 @@ impl ControlServer {
         if self.has_more {
             return Some(Instant::now());
         }
-        self.peers.values().filter(|peer| !peer.is_patient()).map(|peer| peer.deadline).min()
+        let early = if self.starved { SILENCE_MAX - FIRST_WORD } else { Duration::ZERO };
+        self.peers.values().filter(|peer| !peer.is_patient()).map(|peer| peer.deadline - early).min()
     }
 
     /// Closes what was silent for too long.
@@ -108,9 +112,10 @@ impl ControlServer {
         }
     }
 
-    /// Makes room; false when everyone waits for the end.
-    fn close_the_oldest(&mut self) -> bool {
-        let oldest = self.peers.iter().find(|(_, peer)| !peer.is_patient()).map(|(&number, _)| number);
+    /// Makes room; false when everyone waits for us, or has been silent for less than this.
+    fn close_the_oldest(&mut self, silent_for: Duration, now: Instant) -> bool {
+        let is_silent = |peer: &Peer| !peer.is_patient() && peer.deadline + silent_for <= now + SILENCE_MAX;
+        let oldest = self.peers.iter().find(|(_, peer)| is_silent(peer)).map(|(&number, _)| number);
         oldest.is_some_and(|oldest| self.peers.remove(&oldest).is_some())
     }
 
@@ -121,7 +126,8 @@ impl ControlServer {
             let accepted = match self.listener.accept() {
                 // Out of descriptors `status` still answers: that is what the spare one is for.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
-                    self.starved = !self.spare.release() && !self.close_the_oldest();
+                    // Who has just come is heard before it makes room for the next.
+                    self.starved = !self.spare.release() && !self.close_the_oldest(FIRST_WORD, now);
                     if self.starved {
                         return;
                     }
@@ -145,7 +151,7 @@ impl ControlServer {
             Ok(uid) => return self.turn_away(stream, uid, now),
             Err(error) => return log::warn!(target: "forebay", "control socket: who connects is unknown: {error}"),
         }
-        if self.peers.len() >= PEERS_MAX && !self.close_the_oldest() {
+        if self.peers.len() >= PEERS_MAX && !self.close_the_oldest(Duration::ZERO, now) {
             return;
         }
         let token = Token(self.next);
@@ -202,6 +208,12 @@ impl ControlServer {
     pub(super) fn tell(&mut self, token: Token, bytes: &[u8], now: Instant) {
         self.answer(token, bytes, false, now);
         self.wait(token);
+    }
+
+    /// Whether someone may wait here without taking from others what is in reserve for all.
+    pub(super) fn may_wait(&mut self) -> bool {
+        self.spare.refill();
+        self.spare.is_whole()
     }
 
     /// The answer will come when it is there.

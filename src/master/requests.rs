@@ -31,6 +31,11 @@ impl Master {
             STATUS => message::response(id, &Ok::<_, Refusal>(self.status()), &mut out),
             SCALE => message::response(id, &self.scale(message::params(params)?.0), &mut out),
             RESTART => message::response(id, &self.restart(&message::params(params)?.0), &mut out),
+            RELOAD if !self.control.may_wait() => {
+                let reason = "too many open files: nobody can wait for a reload now, and none is begun".to_owned();
+                let refusal = Refusal { exit: Exit::Failed as u8, reason };
+                message::response(id, &Err::<Nothing, _>(refusal), &mut out);
+            }
             RELOAD => {
                 self.control.wait(token);
                 self.ask_for_reload(Some((token, id)));

@@ -24,6 +24,10 @@ impl Spare {
         had
     }
 
+    pub(super) fn is_whole(&self) -> bool {
+        self.0.len() == COUNT
+    }
+
     /// Takes descriptors back, as far as there are any.
     pub(super) fn refill(&mut self) {
         while self.0.len() < COUNT {

@@ -17,6 +17,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::client::{copy_program, example, get};
+use crate::reload::{SHORT, commit, configure, is_alone, said};
 
 /// The limit that nobody has reached in these tests.
 fn usual(resource: Resource) -> u64 {
@@ -221,5 +222,59 @@ fn a_master_without_descriptors_answers_and_refills_later() {
     assert!(relieved.elapsed() < Duration::from_secs(5));
     server.wait_until("serving", |status| status["state"] == "serving");
     assert_eq!(server.workers()[1], workers[1]);
+    server.stop();
+}
+
+/// Leaves the master so many free numbers for descriptors.
+fn leave_descriptors(master: u32, free: usize) {
+    let taken = descriptors(master);
+    let first = (0..).filter(|number| !taken.contains(number)).nth(free);
+    limit(master, "nofile", first.expect("numbers have no end"));
+}
+
+#[test]
+fn whoever_waits_for_a_reload_takes_nobody_the_last_descriptor() {
+    let server = Server::of(example("fixture")).configuration("[timeouts]\nstable = 3\n").start();
+    forget_earlier_connections(&server);
+    let (master, before, workers) = (server.pid(), descriptors(server.pid()).len(), server.workers());
+    let ask = || {
+        let mut asking = Command::new(example("fixture"));
+        asking.arg("reload").arg("--run-dir").arg(server.run_dir()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        asking.spawn().expect("the program starts")
+    };
+    let first = ask();
+    server.wait_for_log("reload 1 generation 2: new workers accept");
+    forget_earlier_connections(&server);
+    leave_descriptors(master, 0);
+    // More than there are in reserve, and while they ask and after it there is room for a question.
+    let others: Vec<_> = (0..5).map(|_| ask()).collect();
+    let is_over = || server.log().contains("reload 1 generation 2: committed");
+    let mut answers = 0;
+    while !is_over() {
+        let status = server.status();
+        let serving = status["workers"].as_array().expect("workers").iter().filter(|one| one["state"] == "serving");
+        let serving: Vec<u64> = serving.filter_map(|one| one["pid"].as_u64()).collect();
+        assert!(is_over() || workers.iter().all(|&pid| serving.contains(&pid.into())), "{status}");
+        answers += 1;
+    }
+    println!("{answers} answers");
+    assert!(answers > 10, "{answers} answers");
+    let first = first.wait_with_output().expect("its end");
+    assert_eq!(first.status.code(), Some(0), "{}", said(&first));
+    for other in others {
+        let output = other.wait_with_output().expect("its end");
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert!(said(&output).contains("too many open files: nobody can wait"), "{}", said(&output));
+    }
+    // Who says nothing makes room.
+    let silent: Vec<UnixStream> = (0..3).map(|_| control(&server)).collect();
+    assert_eq!(server.status()["generation"], 2);
+    drop(silent);
+    limit(master, "nofile", usual(Resource::RLIMIT_NOFILE));
+    configure(&server, SHORT);
+    commit(&server);
+    server.wait_until("one generation", is_alone);
+    forget_earlier_connections(&server);
+    assert_eq!(descriptors(master).len(), before);
     server.stop();
 }
