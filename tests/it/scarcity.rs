@@ -17,7 +17,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::client::{copy_program, example, get};
-use crate::reload::{SHORT, commit, configure, is_alone, said};
+use crate::reload::{SHORT, commit, configure, is_alone, reload, said};
 
 /// The limit that nobody has reached in these tests.
 fn usual(resource: Resource) -> u64 {
@@ -230,6 +230,39 @@ fn leave_descriptors(master: u32, free: usize) {
     let taken = descriptors(master);
     let first = (0..).filter(|number| !taken.contains(number)).nth(free);
     limit(master, "nofile", first.expect("numbers have no end"));
+}
+
+#[test]
+fn a_reload_that_lacks_a_descriptor_at_whatever_step_leaves_all_as_it_was() {
+    let server = Server::of(example("fixture")).configuration("[timeouts]\nstable = 0\n").start();
+    forget_earlier_connections(&server);
+    let (master, before) = (server.pid(), descriptors(server.pid()).len());
+    let is_alone = |status: &Value| status["state"] == "serving" && is_alone(status);
+    // With more and more of them it comes further and further, and with enough of them to its end.
+    for free in 0.. {
+        let workers = server.workers();
+        forget_earlier_connections(&server);
+        leave_descriptors(master, free);
+        let output = reload(&server);
+        let status = server.wait_until("one generation that serves", is_alone);
+        assert!(status["workers"][1]["rss_bytes"].as_u64() > Some(0), "there are descriptors for /proc too");
+        assert_eq!(get(server.address(), "/").expect("an answer").status, 200);
+        limit(master, "nofile", usual(Resource::RLIMIT_NOFILE));
+        forget_earlier_connections(&server);
+        assert_eq!(descriptors(master).len(), before, "{free}: {}", said(&output));
+        if output.status.success() {
+            println!("{free} descriptors are enough");
+            break;
+        }
+        assert_eq!(output.status.code(), Some(1), "{free}: {}", said(&output));
+        assert!(said(&output).to_lowercase().contains("too many open files"), "{free}: {}", said(&output));
+        assert_eq!(server.workers(), workers, "{free}: {}", said(&output));
+    }
+    commit(&server);
+    server.wait_until("one generation", is_alone);
+    forget_earlier_connections(&server);
+    assert_eq!(descriptors(master).len(), before);
+    server.stop();
 }
 
 #[test]
