@@ -33,7 +33,7 @@ impl Master {
             RESTART => message::response(id, &self.restart(&message::params(params)?.0), &mut out),
             RELOAD if !self.control.may_wait() => {
                 let reason = "too many open files: nobody can wait for a reload now, and none is begun".to_owned();
-                let refusal = Refusal { exit: Exit::Failed as u8, reason };
+                let refusal = Refusal::new(Exit::Failed, reason);
                 message::response(id, &Err::<Nothing, _>(refusal), &mut out);
             }
             RELOAD => {
