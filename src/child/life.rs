@@ -12,15 +12,19 @@ use tokio::task::LocalSet;
 use super::boot::{self, Seat};
 use super::master::Master;
 use super::zygote::Loaded;
-use super::{helper, worker};
+use super::{helper, turn, worker};
 use crate::contract::ids::Role;
 use crate::contract::scoreboard::{Record, Scoreboard};
 use crate::error::{BoxError, Chain, Exit, Result};
 use crate::log::logger;
-use crate::sys::signals;
+use crate::sys::{abort, signals};
 
 /// How soon the log's socket is asked again when it did not take all.
 const BACKLOG_RETRY: Duration = Duration::from_millis(10);
+
+/// Threads for the application's blocking code (`tokio::task::spawn_blocking`, `tokio::fs`) in each
+/// process: more of it waits.
+const BLOCKING_THREADS_MAX: usize = 16;
 
 /// This process's record in the scoreboard: a process is one child, once.
 static RECORD: OnceLock<(Scoreboard, u32)> = OnceLock::new();
@@ -45,7 +49,7 @@ pub(super) fn run(loaded: Loaded, control: UnixStream) -> Exit {
     // A thread of its own: what `rand`, `fastrand` and `RandomState` keep for each thread was
     // copied into every child for the main one, and is new here.
     let thread = std::thread::Builder::new().name(loaded.name.to_owned());
-    let life = match thread.spawn(move || turn(seat, control, loaded)) {
+    let life = match thread.spawn(move || spend(seat, control, loaded)) {
         Ok(life) => life,
         Err(error) => {
             log::error!("cannot start this process's thread: {error}");
@@ -59,10 +63,12 @@ pub(super) fn run(loaded: Loaded, control: UnixStream) -> Exit {
 }
 
 /// The thread's whole life: a loop that turns.
-fn turn(seat: Seat, control: UnixStream, loaded: Loaded) -> Exit {
+fn spend(seat: Seat, control: UnixStream, loaded: Loaded) -> Exit {
     logger::batch_on_this_thread();
-    let built = runtime::Builder::new_current_thread().enable_all().on_thread_park(end_of_turn).build();
-    let outcome = built.map_err(BoxError::from).and_then(|runtime| {
+    let mut builder = runtime::Builder::new_current_thread();
+    builder.enable_all().on_thread_park(end_of_turn).max_blocking_threads(BLOCKING_THREADS_MAX);
+    let outcome = builder.build().map_err(BoxError::from).and_then(|runtime| {
+        abort::show_this_stack()?;
         signals::unblock_all()?;
         // A helper's state may be `!Send`.
         runtime.block_on(LocalSet::new().run_until(live(seat, control, loaded)))
@@ -82,6 +88,7 @@ async fn live(seat: Seat, control: UnixStream, loaded: Loaded) -> Result<()> {
         return Err("this process is somebody already".into());
     }
     let master = Master::new(control)?;
+    turn::watch(Duration::from_millis(begin.slow_turn_ms));
     drop(tokio::spawn(heartbeat(begin.hang_ms)));
     drop(tokio::spawn(work_off_the_backlog()));
     match begin.role {
@@ -111,7 +118,8 @@ async fn heartbeat(hang_ms: u64) {
     let mut beats = tokio::time::interval(period);
     beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        beats.tick().await;
+        let due = beats.tick().await;
+        turn::late(due.elapsed());
         if let Some(record) = record() {
             record.beat();
         }

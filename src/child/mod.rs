@@ -9,5 +9,6 @@ pub(crate) mod helper;
 mod life;
 mod master;
 mod panics;
+mod turn;
 mod worker;
 pub(crate) mod zygote;

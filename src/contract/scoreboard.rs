@@ -30,6 +30,8 @@ enum Field {
     Heartbeat = 0,
     Connections = 1,
     Requests = 2,
+    /// Milliseconds of the longest turn of the owner's loop.
+    LongestTurn = 3,
 }
 
 /// All records.
@@ -114,6 +116,17 @@ impl Record<'_> {
 
     pub(crate) fn requests(&self) -> u64 {
         self.word(Field::Requests).load(Relaxed)
+    }
+
+    pub(crate) fn longest_turn_ms(&self) -> u64 {
+        self.word(Field::LongestTurn).load(Relaxed)
+    }
+
+    /// Only for the record's owner.
+    pub(crate) fn note_turn(&self, ms: u64) {
+        if ms > self.longest_turn_ms() {
+            self.word(Field::LongestTurn).store(ms, Relaxed);
+        }
     }
 
     /// Returns how many there have been. Only for the record's owner, which has one thread that counts.

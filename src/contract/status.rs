@@ -55,6 +55,13 @@ pub(crate) struct WorkerStatus {
     /// Of the slot, since the daemon started.
     pub(crate) restarts: u64,
     pub(crate) rss_bytes: u64,
+    /// The longest turn of its loop so far, in milliseconds.
+    #[serde(default)]
+    pub(crate) longest_turn_ms: u64,
+    /// Since the last turn that is known, in milliseconds: a heartbeat comes every eighth of
+    /// `timeouts.hang`, a second at most.
+    #[serde(default)]
+    pub(crate) last_turn_ms: Option<u64>,
     pub(crate) uptime_s: f64,
 }
 
@@ -80,5 +87,10 @@ pub(crate) struct HelperStatus {
     pub(crate) restarts: u64,
     #[serde(default)]
     pub(crate) rss_bytes: u64,
+    /// As a worker's.
+    #[serde(default)]
+    pub(crate) longest_turn_ms: u64,
+    #[serde(default)]
+    pub(crate) last_turn_ms: Option<u64>,
     pub(crate) uptime_s: f64,
 }

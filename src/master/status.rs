@@ -8,6 +8,7 @@ use nix::unistd::{Pid, SysconfVar, sysconf};
 use super::Master;
 use super::supervisor::{Place, View};
 use crate::contract::ids::Role;
+use crate::contract::scoreboard::{Record, monotonic_ms};
 use crate::contract::status::{HelperStatus, Status, WorkerStatus};
 
 impl Master {
@@ -57,6 +58,8 @@ impl Master {
             requests: record.map_or(0, |record| record.requests()),
             restarts: place.restarts,
             rss_bytes: pid.and_then(rss_bytes).unwrap_or(0),
+            longest_turn_ms: record.map_or(0, |record| record.longest_turn_ms()),
+            last_turn_ms: record.and_then(since_the_last_turn),
             uptime_s: place.since.map_or(0.0, |since| (now - since).as_secs_f64()),
         }
     }
@@ -81,9 +84,17 @@ impl Master {
             requests: record.map_or(0, |record| record.requests()),
             restarts: place.restarts,
             rss_bytes: pid.and_then(rss_bytes).unwrap_or(0),
+            longest_turn_ms: record.map_or(0, |record| record.longest_turn_ms()),
+            last_turn_ms: record.and_then(since_the_last_turn),
             uptime_s: place.since.map_or(0.0, |since| (now - since).as_secs_f64()),
         }
     }
+}
+
+/// In milliseconds; `None` before the first.
+fn since_the_last_turn(record: Record<'_>) -> Option<u64> {
+    let beat = record.heartbeat_ms();
+    (beat > 0).then(|| monotonic_ms().saturating_sub(beat))
 }
 
 /// Whether a debugger holds the process: TracerPid, proc_pid_status(5).

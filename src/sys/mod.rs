@@ -4,6 +4,7 @@
 //! room is safe to call. Nothing here decides anything.
 #![allow(unsafe_code)]
 
+pub(crate) mod abort;
 pub(crate) mod build;
 pub(crate) mod descriptors;
 pub(crate) mod memory;

@@ -103,7 +103,28 @@ async fn replica(worker: Worker) -> Result<Router, BoxError> {
         .route("/log/{count}", get(log))
         .route("/print", get(print))
         .route("/child", get(child))
+        .route("/block/{ms}", get(block))
+        .route("/pool/{ms}", get(pool))
+        .route("/stray/{ms}", get(stray))
         .route("/leak/{mib}", get(leak)))
+}
+
+/// Holds the loop for so long.
+async fn block(Path(ms): Path<u64>) -> String {
+    std::thread::sleep(Duration::from_millis(ms));
+    std::process::id().to_string()
+}
+
+/// Blocks a thread of the pool instead.
+async fn pool(Path(ms): Path<u64>) -> String {
+    let slept = tokio::task::spawn_blocking(move || std::thread::sleep(Duration::from_millis(ms)));
+    slept.await.expect("it does not panic");
+    std::process::id().to_string()
+}
+
+/// A task of the application's own holds the loop, and no request does.
+async fn stray(Path(ms): Path<u64>) {
+    drop(tokio::spawn(async move { std::thread::sleep(Duration::from_millis(ms)) }));
 }
 
 /// Uses so much more memory, for good.

@@ -36,6 +36,7 @@ mod simulator;
 mod singletons;
 mod tls;
 mod traffic;
+mod turns;
 mod upstream;
 mod verdicts;
 mod zygotes;

@@ -1,6 +1,7 @@
 //! The application's service as hyper calls it: counted, introduced, and guarded against its panics.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::panic::{self, AssertUnwindSafe};
@@ -8,9 +9,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use http::header::{CONNECTION, HeaderValue};
-use http::{Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use http_body_util::{Either, Empty};
 use hyper::body::Incoming;
@@ -20,6 +22,7 @@ use tokio::sync::Notify;
 use tower_service::Service;
 
 use super::wear;
+use crate::child::turn;
 
 /// A service whose panic is an answer: 500, and the connection lives on.
 pub(super) struct Guarded<S> {
@@ -83,7 +86,10 @@ where
         if is_http2 {
             self.life.is_http2.store(true, Ordering::Relaxed);
         }
-        Answering { life: (!is_http2).then(|| self.life.clone()), answer: self.service.call(request) }
+        let route = Route { method: request.method().clone(), uri: request.uri().clone() };
+        let began = Some(Instant::now());
+        let life = (!is_http2).then(|| self.life.clone());
+        Answering { life, route, began, answer: self.service.call(request) }
     }
 }
 
@@ -106,6 +112,22 @@ pin_project! {
         answer: F,
         // `None` where the protocol has other means to say the end.
         life: Option<Arc<Life>>,
+        route: Route,
+        // Of the call, until it has been polled: that is one turn.
+        began: Option<Instant>,
+    }
+}
+
+/// What was asked for, to be named.
+struct Route {
+    method: Method,
+    uri: Uri,
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the query: it may be private.
+        write!(f, "{} {}", self.method, self.uri.path())
     }
 }
 
@@ -118,7 +140,10 @@ where
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        match panic::catch_unwind(AssertUnwindSafe(|| this.answer.poll(context))) {
+        let began = this.began.take().unwrap_or_else(Instant::now);
+        let polled = panic::catch_unwind(AssertUnwindSafe(|| this.answer.poll(context)));
+        turn::over(began, || this.route.to_string());
+        match polled {
             Ok(poll) => poll.map_ok(|response| {
                 let mut response = response.map(Either::Left);
                 // A connection that changes its protocol has other words for its end.

@@ -32,6 +32,12 @@ impl App {
     /// exceeding `[timeouts] ready` (20 s), counts as a crash of the worker. Over a Unix socket
     /// requests have no `ConnectInfo`.
     ///
+    /// All requests of a worker share one thread. Code that blocks for more than a few milliseconds
+    /// belongs into `tokio::task::spawn_blocking`: it runs on a pool of at most 16 threads in each
+    /// worker, and more of it waits for one of them. What holds the loop for longer than
+    /// `worker.slow_turn` (0.1 s) is logged with its route; for longer than `timeouts.hang` (10 s),
+    /// the worker is ended with SIGABRT, its stack in the log, and replaced.
+    ///
     /// ```
     /// use axum::{Router, routing::get};
     ///
