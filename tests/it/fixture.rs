@@ -92,7 +92,7 @@ async fn replica(worker: Worker) -> Result<Router, BoxError> {
     let preloaded = worker.preloaded::<Drawn>()?.preloaded;
     Ok(Router::new()
         .route("/", get(async move || format!("{} {}", worker.slot(), std::process::id())))
-        .route("/echo", post(async |body: String| body))
+        .route("/echo", post(echo))
         .route("/random", get(async move || random(preloaded)))
         .route("/sleep/{ms}", get(sleep))
         .route("/hold/{*file}", get(hold))
@@ -131,6 +131,11 @@ async fn stray(Path(ms): Path<u64>) {
 async fn leak(Path(mib): Path<usize>) -> String {
     let leaked: &'static [u8] = vec![1; mib << 20].leak();
     format!("{} {}", std::process::id(), leaked.len())
+}
+
+/// What was sent, and who sends it back.
+async fn echo(body: String) -> ([(&'static str, String); 1], String) {
+    ([("worker-pid", std::process::id().to_string())], body)
 }
 
 /// Numbers from every generator that keeps state.

@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use axum::Router;
 use axum::extract::{Path as Segments, State};
 use axum::http::StatusCode;
-use axum::{Router, routing::get};
+use axum::routing::{get, post};
 use forebay::{App, CallError, Client, Context, Handle, Helper, Methods, Request, Result};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -253,6 +254,10 @@ fn overloaded((status, took): (StatusCode, Duration)) -> Duration {
     took
 }
 
+fn echoed(body: String) -> ([(&'static str, String); 1], String) {
+    ([("worker-pid", std::process::id().to_string())], body)
+}
+
 type Asked = State<Client<Keeper>>;
 
 fn routes(keeper: Client<Keeper>) -> Router {
@@ -275,7 +280,15 @@ fn routes(keeper: Client<Keeper>) -> Router {
     };
     let many =
         async |State(keeper): Asked, Segments(calls): Segments<u64>| flood(keeper.with_deadline(PATIENCE), calls).await;
+    // What was sent, and who sends it back; the second one asks first.
+    let echo = async |body: String| echoed(body);
+    let ask = async |State(keeper): Asked, body: String| {
+        let asked = keeper.with_deadline(PATIENCE).call(Again { number: 0, ms: 0 }).await;
+        asked.map(|_| echoed(body)).map_err(|error| (status(&error), error.to_string()))
+    };
     Router::new()
+        .route("/echo", post(echo))
+        .route("/ask", post(ask))
         .route("/slow/{number}/{ms}", get(slow))
         .route("/again/{number}/{ms}", get(again))
         .route("/plain/{number}", get(plain))

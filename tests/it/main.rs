@@ -35,6 +35,8 @@ mod shell;
 mod simulator;
 mod singletons;
 mod tls;
+#[allow(dead_code, reason = "other programs use it too, each its part")]
+#[path = "../load/traffic.rs"]
 mod traffic;
 mod turns;
 mod upstream;

@@ -1,4 +1,4 @@
-//! Clients that never ask twice for one answer: what is lost is counted, by kind.
+//! Clients that never ask twice for one answer: what is lost is counted, by kind, and where it was lost is kept.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -15,6 +15,9 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// The longest head or body of an answer.
 const ANSWER_LEN_MAX: u64 = 16 * 1024;
 
+/// So many losses of one client are kept whole; of more only the number.
+const LOSSES_MAX: usize = 1000;
+
 /// What each client sends with each request, and wants back.
 const BODY: &[u8] = b"what is sent comes back";
 
@@ -22,6 +25,8 @@ const BODY: &[u8] = b"what is sent comes back";
 #[derive(Debug)]
 pub(crate) struct Manner {
     pub(crate) name: &'static str,
+    /// Where it posts to: what echoes a body.
+    path: &'static str,
     /// How many connections it holds; it uses them in turn.
     pub(crate) connections: usize,
     /// How often it uses a connection, then it takes a new one: else all would end on who stays.
@@ -35,7 +40,7 @@ pub(crate) struct Manner {
 
 /// A new connection for each request.
 pub(crate) const FRESH: Manner =
-    Manner { name: "fresh", connections: 1, uses: 1, pause: ms(1), pieces: 1, hesitation: ms(0) };
+    Manner { name: "fresh", path: "/echo", connections: 1, uses: 1, pause: ms(1), pieces: 1, hesitation: ms(0) };
 
 /// One connection, kept, without much of a pause.
 pub(crate) const KEPT: Manner = Manner { name: "kept", uses: 100, ..FRESH };
@@ -45,6 +50,9 @@ pub(crate) const SLOW: Manner = Manner { name: "slow", uses: 3, pieces: 5, hesit
 
 /// Connections that are idle for longer than a stop waits for them.
 pub(crate) const IDLE: Manner = Manner { name: "idle", uses: 4, connections: 8, pause: ms(250), ..KEPT };
+
+/// Where a worker asks a helper before it echoes.
+pub(crate) const ASKING: Manner = Manner { name: "asking", path: "/ask", pause: ms(10), ..KEPT };
 
 /// Clients at work, each on its own thread.
 pub(crate) struct Traffic(Vec<Client>);
@@ -62,12 +70,26 @@ struct Client {
 pub(crate) struct Tally {
     pub(crate) answered: u64,
     pub(crate) lost: BTreeMap<Loss, u64>,
+    /// The first of them.
+    pub(crate) losses: Vec<Lost>,
     /// Answers that were the last of their connection by the server's wish.
     pub(crate) told: u64,
     /// Connections that the server has closed between two requests without a word: no loss, but luck.
     pub(crate) closed_idle: u64,
     /// The longest time until an answer or a loss.
     pub(crate) longest: Duration,
+}
+
+/// A request that was begun and has no answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Lost {
+    pub(crate) loss: Loss,
+    pub(crate) began: Instant,
+    pub(crate) ended: Instant,
+    /// This end of its connection, if there was one.
+    pub(crate) port: Option<u16>,
+    /// Who sent the connection's earlier answers, if there were any.
+    pub(crate) worker: Option<u32>,
 }
 
 /// Why a request that was begun has no answer.
@@ -85,7 +107,7 @@ pub(crate) enum Loss {
 }
 
 impl Traffic {
-    /// Starts so many clients of each manner; they post to the fixture's `/echo`.
+    /// Starts so many clients of each manner.
     pub(crate) fn start(address: SocketAddr, manners: &[(&'static Manner, usize)]) -> Self {
         let clients = manners.iter().flat_map(|&(manner, count)| std::iter::repeat_n(manner, count));
         Self(clients.map(|manner| Client::start(address, manner)).collect())
@@ -131,20 +153,44 @@ impl Manner {
             let had_one = held.is_some();
             let held = held.filter(Connection::is_open);
             tally.closed_idle += u64::from(had_one && held.is_none());
-            let asked = Instant::now();
-            match held.map_or_else(|| Connection::open(address), Ok).and_then(|connection| connection.post(self)) {
-                Ok((connection, is_last)) => {
-                    tally.answered += 1;
-                    let is_done = connection.used == self.uses;
-                    tally.told += u64::from(is_last && !is_done);
-                    connections[turn] = (!is_last && !is_done).then_some(connection);
-                }
-                Err(loss) => *tally.lost.entry(loss).or_default() += 1,
+            let began = Instant::now();
+            match held.map_or_else(|| Connection::open(address), Ok) {
+                Err(loss) => tally.lose(Lost { loss, began, ended: Instant::now(), port: None, worker: None }),
+                Ok(mut connection) => match connection.post(self) {
+                    Ok(is_last) => {
+                        tally.answered += 1;
+                        let is_done = connection.used == self.uses;
+                        tally.told += u64::from(is_last && !is_done);
+                        connections[turn] = (!is_last && !is_done).then_some(connection);
+                    }
+                    Err(loss) => tally.lose(connection.lost(loss, began)),
+                },
             }
-            tally.longest = tally.longest.max(asked.elapsed());
+            tally.longest = tally.longest.max(began.elapsed());
             ended.fetch_add(1, Ordering::Relaxed);
         }
         tally
+    }
+}
+
+impl Tally {
+    fn lose(&mut self, lost: Lost) {
+        *self.lost.entry(lost.loss).or_default() += 1;
+        if self.losses.len() < LOSSES_MAX {
+            self.losses.push(lost);
+        }
+    }
+
+    /// Both in one.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.answered += other.answered;
+        for (loss, count) in other.lost {
+            *self.lost.entry(loss).or_default() += count;
+        }
+        self.losses.extend(other.losses);
+        self.told += other.told;
+        self.closed_idle += other.closed_idle;
+        self.longest = self.longest.max(other.longest);
     }
 }
 
@@ -152,13 +198,14 @@ impl Manner {
 struct Connection {
     stream: BufReader<TcpStream>,
     used: u32,
+    worker: Option<u32>,
 }
 
 impl Connection {
     fn open(address: SocketAddr) -> Result<Self, Loss> {
         let stream = TcpStream::connect_timeout(&address, LIMIT).map_err(|error| loss(&error, Loss::Refused))?;
         stream.set_read_timeout(Some(LIMIT)).and_then(|()| stream.set_nodelay(true)).expect("a socket takes options");
-        Ok(Self { stream: BufReader::new(stream), used: 0 })
+        Ok(Self { stream: BufReader::new(stream), used: 0, worker: None })
     }
 
     /// Whether the server has not closed it, as far as it is known here.
@@ -170,29 +217,37 @@ impl Connection {
         seen.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
     }
 
-    /// One request, sent once; with the connection comes whether the answer says that it is the last.
-    fn post(mut self, manner: &Manner) -> Result<(Self, bool), Loss> {
+    /// One request, sent once; returns whether the answer says that it is the connection's last.
+    fn post(&mut self, manner: &Manner) -> Result<bool, Loss> {
         self.used += 1;
         self.send(manner).map_err(|error| loss(&error, Loss::Empty))?;
         let head = self.head()?;
         if !head.starts_with("HTTP/1.1 200 ") {
             return Err(Loss::Wrong);
         }
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
-        let length: u64 = length.and_then(|length| length.parse().ok()).ok_or(Loss::Wrong)?;
+        let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name));
+        // Who does not say it stays unknown.
+        self.worker = field("worker-pid: ").and_then(|pid| pid.parse().ok());
+        let length: u64 = field("content-length: ").and_then(|length| length.parse().ok()).ok_or(Loss::Wrong)?;
         let mut body = Vec::new();
         let read = (&mut self.stream).take(length.min(ANSWER_LEN_MAX)).read_to_end(&mut body);
         read.map_err(|error| loss(&error, Loss::Cut))?;
         match body.as_slice() {
-            BODY => Ok((self, head.contains("\r\nconnection: close\r\n"))),
+            BODY => Ok(head.contains("\r\nconnection: close\r\n")),
             short if BODY.starts_with(short) => Err(Loss::Cut),
             _ => Err(Loss::Wrong),
         }
     }
 
+    fn lost(&self, loss: Loss, began: Instant) -> Lost {
+        let port = self.stream.get_ref().local_addr().map(|address| address.port());
+        Lost { loss, began, ended: Instant::now(), port: port.ok(), worker: self.worker }
+    }
+
     fn send(&mut self, manner: &Manner) -> std::io::Result<()> {
         let end = if self.used < manner.uses { "" } else { "Connection: close\r\n" };
-        let head = format!("POST /echo HTTP/1.1\r\nHost: test\r\n{end}Content-Length: {}\r\n\r\n", BODY.len());
+        let (path, length) = (manner.path, BODY.len());
+        let head = format!("POST {path} HTTP/1.1\r\nHost: test\r\n{end}Content-Length: {length}\r\n\r\n");
         let stream = self.stream.get_mut();
         stream.write_all(head.as_bytes())?;
         for piece in BODY.chunks(BODY.len().div_ceil(manner.pieces)) {
