@@ -28,6 +28,8 @@ pub(super) struct Rollout {
     pub(super) waiting: Vec<(ReloadNumber, Option<(Token, u32)>)>,
     /// When the run under way began.
     began: Option<Instant>,
+    /// The generation of the run under way: the supervisor knows it only after the step that began the run.
+    tried: Option<Generation>,
     /// The number of workers that someone has changed, and that ends with the run under way.
     scaled: Option<u16>,
     pub(super) asked: u64,
@@ -56,6 +58,7 @@ impl Master {
     /// Gets all that this generation is started from.
     pub(super) fn prepare(&mut self, generation: Generation) -> Event {
         self.rollout.began = Some(Instant::now());
+        self.rollout.tried = Some(generation);
         self.rollout.scaled = Some(self.supervisor.workers_wanted()).filter(|&count| count != self.settings.workers);
         match self.next_release() {
             Ok(release) => {
@@ -93,6 +96,7 @@ impl Master {
 
     /// A run is over: what follows from it.
     pub(super) fn reloaded(&mut self, number: ReloadNumber, generation: Generation, outcome: ReloadOutcome) {
+        self.rollout.tried = None;
         let took = self.rollout.began.take().map_or(0, |began| began.elapsed().as_millis());
         let took_ms = u64::try_from(took).unwrap_or(u64::MAX);
         let (result, culprit) = match outcome {
@@ -164,7 +168,8 @@ impl Master {
             let is_its = |role: Role| role.generation() == Some(generation);
             places.iter().any(|place| is_its(place.role)) || self.children.iter().any(|(_, child)| is_its(child.role))
         };
-        let is_gone = |generation: &Generation| *generation != self.serving && !lives(*generation);
+        let kept = [Some(self.serving), self.rollout.tried];
+        let is_gone = |&generation: &Generation| !kept.contains(&Some(generation)) && !lives(generation);
         let gone: Vec<Generation> = self.releases.keys().copied().filter(is_gone).collect();
         for generation in gone {
             self.releases.remove(&generation);

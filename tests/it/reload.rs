@@ -265,6 +265,31 @@ fn every_caller_gets_the_result_of_a_run_that_began_after_it_asked() {
 }
 
 #[test]
+fn whoever_waits_behind_a_reload_that_fails_gets_its_own_result() {
+    let server = fixture().configuration("[timeouts]\nstable = 20\n").start();
+    let ask = || {
+        let mut asking = Command::new(example("fixture"));
+        asking.arg("reload").arg("--run-dir").arg(server.run_dir()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        asking.spawn().expect("the program starts")
+    };
+    let first = ask();
+    server.wait_for_log("reload 1 generation 2: new workers accept");
+    configure(&server, SHORT);
+    let second = ask();
+    server.wait_for("the second request", || (reloads(&server)["asked"] == 2).then_some(()));
+    // The first one is over with the death of the last process that was new: the second begins in that moment.
+    let status = server.status();
+    let new = status["workers"].as_array().expect("workers").iter().find(|worker| worker["generation"] == 2);
+    let new = new.and_then(|worker| worker["pid"].as_u64()).expect("a new one");
+    server.signal(u32::try_from(new).expect("a pid"), SIGKILL);
+    assert_eq!(first.wait_with_output().expect("its end").status.code(), Some(1));
+    let output = second.wait_with_output().expect("its end");
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    server.wait_until("the third generation", |status| status["generation"] == 3 && is_alone(status));
+    server.stop();
+}
+
+#[test]
 fn whoever_asked_may_go_and_the_reload_goes_on() {
     let server = fixture().configuration("[timeouts]\nstable = 0.3\n").start();
     let output = server.command(&["reload", "--timeout", "0.1"]);
