@@ -13,6 +13,9 @@ pub(crate) const CONFIGURATION: &str =
 /// What nobody can read.
 const BROKEN: &str = "[timeouts]\nstable = \"for ever\"\n";
 
+/// With so many reloads in between the helper is another one, and goes over to a new process.
+const EDITION_OF: u64 = 2;
+
 /// So many commands are open at once.
 const OPEN_MAX: usize = 4;
 
@@ -20,6 +23,8 @@ const OPEN_MAX: usize = 4;
 #[derive(Default)]
 pub(crate) struct Asking {
     open: Vec<Asked>,
+    /// How often it was asked for a reload that should succeed.
+    asked: u64,
 }
 
 struct Asked {
@@ -45,6 +50,9 @@ impl Asking {
         }
         if broken {
             configure(server, BROKEN);
+        } else {
+            self.asked += 1;
+            self.mend(server);
         }
         let mut command = Command::new(binary);
         command.arg("reload").arg("--run-dir").arg(server.run_dir());
@@ -61,13 +69,20 @@ impl Asking {
         !self.open.is_empty()
     }
 
+    /// Configures it as it should be, unless somebody is to be told that it is not.
+    fn mend(&self, server: &Server) {
+        if !self.is_broken() {
+            configure(server, &format!("{CONFIGURATION}[keeper]\nedition = {}\n", self.asked / EDITION_OF));
+        }
+    }
+
     /// Takes in the ends of commands. `harms` is how many there have been until now.
     pub(crate) fn answers(&mut self, server: &Server, harms: u64) -> Vec<Answered> {
         let ended = |asked: &mut Asked| asked.command.try_wait().expect("wait for the command").is_some();
         let ended: Vec<Asked> = self.open.extract_if(.., ended).collect();
         let was_broken = ended.iter().any(|asked| asked.broken) || self.is_broken();
-        if ended.iter().any(|asked| asked.broken) && !self.is_broken() {
-            configure(server, CONFIGURATION);
+        if ended.iter().any(|asked| asked.broken) {
+            self.mend(server);
         }
         ended
             .into_iter()

@@ -11,11 +11,14 @@ mod standing;
 #[allow(dead_code, reason = "other programs use it too, each its part")]
 #[path = "../load/traffic.rs"]
 mod traffic;
+mod verdict;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -25,10 +28,10 @@ use serde_json::Value;
 
 use crate::acts::{Act, Dice, Target, Throw};
 use crate::asking::{Asking, CONFIGURATION};
-use crate::lives::{Explainer, HarmKind, Lives};
+use crate::lives::{HarmKind, Lives};
 use crate::pauses::Pauses;
 use crate::standing::Rest;
-use crate::traffic::{ASKING, FRESH, IDLE, KEPT, Lost, Manner, SLOW, Tally, Traffic};
+use crate::traffic::{ASKING, FRESH, IDLE, KEPT, Manner, SLOW, Tally, Traffic};
 
 /// How many workers the server is told to have.
 const WORKERS: u16 = 3;
@@ -75,8 +78,8 @@ struct Chaos {
     began: Instant,
     lives: Lives,
     asking: Asking,
-    /// Until when these are stopped, and whether nothing may come of it.
-    stopped: BTreeMap<u32, (Instant, bool)>,
+    /// Until when these are stopped.
+    stopped: BTreeMap<u32, Instant>,
     /// How many kills and stops there were.
     harms: u64,
     complaints: Vec<String>,
@@ -106,7 +109,12 @@ fn main() -> ExitCode {
     println!("seed {seed}, {seconds} s, master pid {}, {}", chaos.server.pid(), before.said());
     let pauses = Pauses::watch();
     let traffic = Traffic::start(chaos.server.address(), &CLIENTS);
-    chaos.rage(Dice::new(seed), Duration::from_secs(seconds));
+    // Whoever has seen enough gets the verdict, and no server is left behind.
+    let enough = Arc::new(AtomicBool::new(false));
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        signal_hook::flag::register(signal as i32, Arc::clone(&enough)).expect("a handler");
+    }
+    chaos.rage(Dice::new(seed), Duration::from_secs(seconds), &enough);
     chaos.come_to_rest();
     let tallies = traffic.finish();
     chaos.wait("rest", |chaos| standing::is_the_company(&chaos.server, WORKERS.into()));
@@ -115,7 +123,7 @@ fn main() -> ExitCode {
     chaos.complaints.extend(before.complaints(&after));
     chaos.stop();
     chaos.complaints.extend(before.complaints_after_the_stop(&chaos.server));
-    chaos.judge(tallies, &pauses.finish());
+    chaos.judge(&tallies, &pauses.finish());
     chaos.verdict(seed)
 }
 
@@ -124,10 +132,10 @@ impl Chaos {
         println!("{:9.3} {what}", at.saturating_duration_since(self.began).as_secs_f64());
     }
 
-    /// Acts until the time is over.
-    fn rage(&mut self, mut dice: Dice, time: Duration) {
+    /// Acts until the time is over, or somebody has had enough.
+    fn rage(&mut self, mut dice: Dice, time: Duration, enough: &AtomicBool) {
         let end = Instant::now() + time;
-        while Instant::now() < end {
+        while Instant::now() < end && !enough.load(Ordering::Relaxed) {
             self.look();
             let throw = dice.throw();
             self.act(&throw);
@@ -143,9 +151,9 @@ impl Chaos {
     fn look(&mut self) {
         self.lives.observe(Instant::now(), &self.server.processes());
         let now = Instant::now();
-        let over: Vec<(u32, (Instant, bool))> = self.stopped.extract_if(.., |_, (until, _)| *until <= now).collect();
-        for (pid, (_, harmless)) in over {
-            self.lives.let_go(pid, now, harmless);
+        let over: Vec<u32> = self.stopped.extract_if(.., |_, until| *until <= now).map(|(pid, _)| pid).collect();
+        for pid in over {
+            self.lives.let_go(pid, now);
             self.signal(pid, Signal::SIGCONT);
             self.say(now, &format!("CONT pid {pid}"));
         }
@@ -191,8 +199,10 @@ impl Chaos {
         }
         let now = Instant::now();
         self.harms += 1;
-        self.lives.harm(pid, now, HarmKind::Stopped);
-        self.stopped.insert(pid, (now + time, harmless));
+        if !harmless {
+            self.lives.harm(pid, now, HarmKind::Stopped);
+        }
+        self.stopped.insert(pid, now + time);
         self.signal(pid, Signal::SIGSTOP);
         self.say(now, &format!("STOP {who} pid {pid} for {} ms", time.as_millis()));
     }
@@ -225,7 +235,7 @@ impl Chaos {
 
     /// Lets everybody go and waits until all that was asked for is done; then a reload must succeed.
     fn come_to_rest(&mut self) {
-        self.stopped.values_mut().for_each(|(until, _)| *until = Instant::now());
+        self.stopped.values_mut().for_each(|until| *until = Instant::now());
         self.say(Instant::now(), "no more");
         self.wait("the end of all commands", |chaos| !chaos.asking.is_open() && chaos.stopped.is_empty());
         self.wait("the end of all reloads", |chaos| {
@@ -283,41 +293,19 @@ impl Chaos {
         }
     }
 
-    /// Explains each lost request, or complains.
-    fn judge(&mut self, tallies: Vec<(&'static str, Tally)>, gaps: &[(Instant, Duration)]) {
+    /// Looks at what was lost, and at what was written.
+    fn judge(&mut self, tallies: &[(&'static str, Tally)], gaps: &[(Instant, Duration)]) {
         for (at, gap) in gaps {
             self.say(*at, &format!("nothing ran for {} ms", gap.as_millis()));
         }
-        let log = self.server.log();
-        let mut complaints = standing::complaints_about_the_log(&log, |pid| self.lives.was_harmed(pid));
-        let journal = self.server.run_dir().join("state/keeper.journal");
-        if fs::read_to_string(journal).is_ok_and(|text| text.contains("two at once")) {
-            complaints.push("two processes of the helper lived at once".to_owned());
-        }
-        let mut explainer = Explainer::new(&self.lives, gaps);
-        for (client, (name, tally)) in tallies.iter().enumerate() {
-            for lost in &tally.losses {
-                let what = format!("lost by {name} {client}: {}", said(lost));
-                match explainer.explain(client, lost) {
-                    Some((life, harm, at)) => {
-                        let at = at.saturating_duration_since(self.began).as_secs_f64();
-                        self.say(lost.ended, &format!("{what}: {} pid {} {harm} at {at:.3}", life.who, life.pid));
-                    }
-                    None => {
-                        self.say(lost.ended, &format!("{what}: UNEXPLAINED"));
-                        let at = lost.ended.saturating_duration_since(self.began).as_secs_f64();
-                        complaints.push(format!("{at:.3} {what}, and nobody's death explains it"));
-                    }
-                }
-            }
-            let (answered, longest) = (tally.answered, tally.longest.as_millis());
-            let closed = tally.closed_idle;
-            println!("{name}: {answered} answered, lost {:?}, closed idle {closed}, longest {longest} ms", tally.lost);
-            if answered == 0 || tally.lost.values().sum::<u64>() > tally.losses.len() as u64 {
-                complaints.push(format!("{name}: {answered} answered, lost {:?}", tally.lost));
-            }
-        }
+        let complaints = verdict::losses(&self.lives, tallies, gaps, &|at, what| self.say(at, what));
         self.complaints.extend(complaints);
+        let lives = &self.lives;
+        self.complaints.extend(standing::complaints_about_the_log(&self.server.log(), |pid| lives.was_harmed(pid)));
+        let journal = fs::read_to_string(self.server.run_dir().join("state/keeper.journal"));
+        if journal.is_ok_and(|text| text.contains("two at once")) {
+            self.complaints.push("two processes of the helper lived at once".to_owned());
+        }
     }
 
     /// The end, and the log if it is needed.
@@ -336,11 +324,4 @@ impl Chaos {
         }
         ExitCode::FAILURE
     }
-}
-
-fn said(lost: &Lost) -> String {
-    let took = lost.ended.duration_since(lost.began).as_millis();
-    let known = |number: Option<u32>| number.map_or_else(|| "unknown".to_owned(), |number| number.to_string());
-    let (port, worker) = (known(lost.port.map(u32::from)), known(lost.worker));
-    format!("{:?} after {took} ms, port {port}, worker pid {worker}", lost.loss)
 }

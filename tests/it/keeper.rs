@@ -95,12 +95,19 @@ impl Request for Publish {
     type Reply = u64;
 }
 
+/// Its section, `[keeper]`: with another edition the helper is another one, and a reload hands it over.
+#[derive(Deserialize)]
+struct Settings {
+    #[serde(default, rename = "edition")]
+    _edition: u64,
+}
+
 impl Helper for Keeper {
-    type Config = ();
+    type Config = Settings;
     type Event = Note;
     type Error = String;
 
-    async fn start((): (), context: Context<Self>) -> Result<Self> {
+    async fn start(_: Settings, context: Context<Self>) -> Result<Self> {
         match std::env::var("KEEPER").as_deref() {
             Ok("refuse") => return Err("the cellar is locked".into()),
             Ok("panic") => panic!("the keeper panics at start"),
