@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use forebay::testing::Server;
 
@@ -11,6 +12,10 @@ const OTHERS: usize = 3;
 
 /// In percent of what it was.
 const MEMORY_MAX: u64 = 105;
+
+/// How often the descriptors are counted.
+const LOOKS: usize = 10;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 /// The server at rest.
 #[derive(Debug)]
@@ -27,7 +32,7 @@ impl Rest {
         let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let memory_kb = memory.and_then(|text| text.trim().trim_end_matches(" kB").parse().ok());
         Self {
-            descriptors: fs::read_dir(format!("/proc/{master}/fd")).map_or(0, Iterator::count),
+            descriptors: least(|| fs::read_dir(format!("/proc/{master}/fd")).map_or(0, Iterator::count)),
             memory_kb: memory_kb.unwrap_or(0),
             files: files(server.run_dir()),
         }
@@ -82,6 +87,15 @@ fn pid_in(line: &str) -> Option<u32> {
 fn differences(what: &str, before: &BTreeSet<String>, now: &BTreeSet<String>) -> Vec<String> {
     let more = now.difference(before).map(|name| format!("{what} holds {name}"));
     more.chain(before.difference(now).map(|name| format!("{what} does not hold {name}"))).collect()
+}
+
+/// The least of several looks: what is there for a moment only, as a command's connection, is no growth.
+fn least(look: impl Fn() -> usize) -> usize {
+    let looks = (0..LOOKS).map(|_| {
+        std::thread::sleep(BETWEEN_LOOKS);
+        look()
+    });
+    looks.min().unwrap_or_default()
 }
 
 /// Names below a directory.
