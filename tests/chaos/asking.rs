@@ -1,6 +1,7 @@
 //! The command `reload`, given and not waited for.
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -56,6 +57,8 @@ impl Asking {
         }
         let mut command = Command::new(binary);
         command.arg("reload").arg("--run-dir").arg(server.run_dir());
+        // Of its own: what ends this program by a key does not end the command.
+        command.process_group(0);
         let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         self.open.push(Asked { command: command.expect("the program starts"), broken, harms });
         Some(())

@@ -91,6 +91,11 @@ struct Chaos {
 
 fn main() -> ExitCode {
     let Arguments { program, seconds, seed } = Arguments::parse();
+    // Whoever has seen enough gets the verdict, and no server is left behind.
+    let enough = Arc::new(AtomicBool::new(false));
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        signal_hook::flag::register(signal as i32, Arc::clone(&enough)).expect("a handler");
+    }
     let server = Server::of(&program).workers(WORKERS).configuration(CONFIGURATION).start();
     assert!(server.command(&["call", "keeper", FIRST_CALL]).status.success(), "its journal is made");
     assert!(server.command(&["scale", SLOTS]).status.success());
@@ -114,11 +119,6 @@ fn main() -> ExitCode {
     println!("seed {seed}, {seconds} s, master pid {}, {}", chaos.server.pid(), before.said());
     let pauses = Pauses::watch();
     let traffic = Traffic::start(chaos.server.address(), &CLIENTS);
-    // Whoever has seen enough gets the verdict, and no server is left behind.
-    let enough = Arc::new(AtomicBool::new(false));
-    for signal in [Signal::SIGINT, Signal::SIGTERM] {
-        signal_hook::flag::register(signal as i32, Arc::clone(&enough)).expect("a handler");
-    }
     let mut dice = Dice::new(seed);
     chaos.rage(&mut dice, Duration::from_secs(seconds), &enough);
     chaos.come_to_rest();
