@@ -48,6 +48,9 @@ const WARM_UP: usize = 10;
 /// What its helper is asked before anything is measured.
 const FIRST_CALL: &str = r#"{"method":"again","params":{"number":0,"ms":0}}"#;
 
+/// A helper that was kept over reloads keeps what its generation was started from: descriptors.
+const RENEW: [&str; 2] = ["restart", "keeper"];
+
 /// Who asks meanwhile.
 const CLIENTS: [(&Manner, usize); 5] = [(&FRESH, 2), (&KEPT, 2), (&SLOW, 2), (&IDLE, 1), (&ASKING, 1)];
 
@@ -103,6 +106,7 @@ fn main() -> ExitCode {
     for _ in 0..WARM_UP {
         assert!(server.command(&["reload"]).status.success(), "a reload in peace");
     }
+    assert!(server.command(&RENEW).status.success(), "a restart in peace");
     let mut chaos = Chaos {
         program,
         server,
@@ -245,7 +249,7 @@ impl Chaos {
         }
     }
 
-    /// Lets everybody go and waits until all that was asked for is done; then a reload must succeed.
+    /// Lets everybody go and waits until all that was asked for is done; then a reload must succeed, and a restart.
     fn come_to_rest(&mut self) {
         self.stopped.values_mut().for_each(|until| *until = Instant::now());
         self.say(Instant::now(), "no more");
@@ -255,10 +259,12 @@ impl Chaos {
             let json: Value = serde_json::from_str(&text).unwrap_or_default();
             json["asked"] == json["finished"] && chaos.is_one_generation()
         });
-        let output = self.server.command(&["reload"]);
-        if !output.status.success() {
-            let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-            self.complaints.push(format!("a reload in peace fails:\n{text}"));
+        for words in [&["reload"][..], &RENEW] {
+            let output = self.server.command(words);
+            if !output.status.success() {
+                let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+                self.complaints.push(format!("`{}` in peace fails:\n{text}", words.join(" ")));
+            }
         }
         self.look();
     }
