@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 
 use super::children::Output;
 use super::release::Release;
-use super::supervisor::{Action, Event, Report};
+use super::supervisor::{Action, Event, Progress, Report};
 use super::{Master, RECORDS, report};
 use crate::contract::ids::{Birth, Generation, Role};
 use crate::contract::lock;
@@ -81,10 +81,15 @@ impl Master {
                 self.notifier.ready();
                 self.detach();
             }
-            Report::Reload(number, _, progress) => self.tell_progress(*number, progress),
+            Report::Reload(number, _, progress) => {
+                self.tell_progress(*number, progress);
+                if let Progress::Waiting(oldest) = progress {
+                    self.hurry_workers(|generation| generation == *oldest);
+                }
+            }
             Report::Stopping { .. } => {
                 self.notifier.stopping();
-                self.hurry_workers();
+                self.hurry_workers(|_| true);
             }
             Report::Born(..)
             | Report::Ready(..)
@@ -102,9 +107,10 @@ impl Master {
         self.is_news = true;
     }
 
-    /// Who was retired waits for its clients: nobody serves them any more. Others hear it twice.
-    fn hurry_workers(&self) {
-        let workers = self.children.iter().filter(|(_, process)| matches!(process.role, Role::Worker(..)));
+    /// Who was retired waits for its clients, and is waited for itself now. Others hear it twice.
+    fn hurry_workers(&self, whose: impl Fn(Generation) -> bool) {
+        let is_meant = |role: Role| matches!(role, Role::Worker(_, generation) if whose(generation));
+        let workers = self.children.iter().filter(|(_, process)| is_meant(process.role));
         for (birth, process) in workers {
             if let Err(error) = self.children.tell(birth, &ChildOrder::Drain { lazily: false }, &[]) {
                 log::warn!(target: "forebay", "cannot hurry {}: {error}", process.role);

@@ -42,9 +42,10 @@ pub(super) fn log(report: &Report, children: &Children) {
         }
         Report::Reload(number, generation, progress) => {
             let level = match progress {
-                Progress::RollingBack { .. } | Progress::Cut(_) => log::Level::Warn,
+                Progress::RollingBack { .. } => log::Level::Warn,
                 Progress::Begun
                 | Progress::ZygoteLoaded
+                | Progress::Waiting(_)
                 | Progress::WorkersReady { .. }
                 | Progress::HandingOver(_)
                 | Progress::HandedOver { .. }
@@ -75,7 +76,7 @@ pub(super) fn said(progress: &Progress) -> String {
     match progress {
         Progress::Begun => "begun".to_owned(),
         Progress::ZygoteLoaded => "zygote loaded".to_owned(),
-        Progress::Cut(oldest) => format!("two generations live at most: ending what is left of {oldest}"),
+        Progress::Waiting(oldest) => format!("two generations live at most: waiting for what is left of {oldest}"),
         Progress::WorkersReady { ready, of } => format!("workers ready {ready} of {of}"),
         Progress::HandingOver(helper) => format!("handing over helper {helper}"),
         Progress::HandedOver { helper, gap } => format!("helper {helper} handed over, away for {}", ms(*gap)),
@@ -108,7 +109,10 @@ mod tests {
             (Progress::ZygoteLoaded, "zygote loaded"),
             (Progress::WorkersReady { ready: 2, of: 3 }, "workers ready 2 of 3"),
             (Progress::HandedOver { helper: name("nest"), gap: half }, "helper nest handed over, away for 500 ms"),
-            (Progress::Cut(Generation(1)), "two generations live at most: ending what is left of generation 1"),
+            (
+                Progress::Waiting(Generation(1)),
+                "two generations live at most: waiting for what is left of generation 1",
+            ),
             (Progress::Stable(half), "stable for 500 ms"),
             (Progress::Committed { kept: Vec::new() }, "committed"),
             (Progress::Committed { kept: vec![name("nest"), name("hub")] }, "committed, kept: nest, hub"),

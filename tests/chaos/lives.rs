@@ -15,9 +15,7 @@ pub(crate) struct Life {
     /// `worker 0 generation 1`
     pub(crate) who: String,
     pub(crate) harm: Option<Harm>,
-    /// When it was seen for the first and the last time, and when it was not any more.
-    pub(crate) born: Instant,
-    pub(crate) seen: Instant,
+    /// When it was not seen any more.
     pub(crate) gone: Option<Instant>,
 }
 
@@ -52,10 +50,6 @@ impl Life {
             Target::Master => false,
         }
     }
-
-    pub(crate) fn generation(&self) -> Option<u32> {
-        self.who.split_once(" generation ")?.1.parse().ok()
-    }
 }
 
 impl Lives {
@@ -65,11 +59,10 @@ impl Lives {
             // A title says who it is once it has begun; the master's is its command line.
             let Some((_, who)) = title.split_once(": ") else { continue };
             let place = *self.living.entry(*pid).or_insert_with(|| {
-                self.all.push(Life { pid: *pid, who: String::new(), harm: None, born: now, seen: now, gone: None });
+                self.all.push(Life { pid: *pid, who: String::new(), harm: None, gone: None });
                 self.all.len() - 1
             });
             let life = &mut self.all[place];
-            life.seen = now;
             who.clone_into(&mut life.who);
             life.harm = life.harm.filter(|harm| harm.over.is_none_or(|over| now < over + AFTERMATH));
         }

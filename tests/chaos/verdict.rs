@@ -11,9 +11,6 @@ use crate::traffic::{Loss, Lost, Tally};
 /// when it has sent all.
 const NOTICE: Duration = Duration::from_millis(600);
 
-/// Zygotes that were seen so shortly before count as living.
-const LATELY: Duration = Duration::from_secs(1);
-
 /// Explains each lost request, or complains; `say` prints what happened at a time.
 pub(crate) fn losses(
     lives: &Lives,
@@ -95,18 +92,8 @@ impl<'a> Explainer<'a> {
         match life.harm {
             Some(Harm { at, kind: HarmKind::Killed, .. }) => Some(("killed", at)),
             Some(Harm { at, kind: HarmKind::Stopped, .. }) => Some(("stopped", at)),
-            None => self.is_cut(life).then_some(("cut by a third generation", life.seen)),
+            None => None,
         }
-    }
-
-    /// Whether two other generations lived at its end: then the master kills what is left of it. The log
-    /// says so too, but not all of it survives its own helper's death.
-    fn is_cut(&self, life: &Life) -> bool {
-        let Some(gone) = life.gone else { return false };
-        let lived = |zygote: &&Life| zygote.born <= gone && zygote.gone.is_none_or(|end| end + LATELY >= life.seen);
-        let zygotes = self.lives.all.iter().filter(|other| other.is(Target::Zygote)).filter(lived);
-        let others: BTreeSet<u32> = zygotes.filter_map(Life::generation).collect();
-        others.iter().filter(|&&generation| Some(generation) != life.generation()).count() >= 2
     }
 
     fn gaps_between(&self, from: Instant, to: Instant) -> Duration {

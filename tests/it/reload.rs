@@ -450,7 +450,7 @@ fn what_was_scaled_lasts_until_the_next_reload_which_says_so() {
 #[test]
 fn sixteen_reloads_lose_no_request_of_any_client() {
     // Far from the drain limit: who is idle is asked again before it, and so before a third generation
-    // cuts the first one.
+    // hurries the first one.
     let server = fixture().configuration("[timeouts]\nstable = 0.1\n").start();
     let traffic = Traffic::start(server.address(), &[(&FRESH, 2), (&KEPT, 3), (&SLOW, 2), (&IDLE, 2)]);
     for generation in 2..=17 {
@@ -470,6 +470,20 @@ fn sixteen_reloads_lose_no_request_of_any_client() {
         assert!(client != IDLE.name || tally.told >= 16, "{client}: {tally:?}");
     }
     assert!(!server.log().contains("are cut"));
+    server.stop();
+}
+
+#[test]
+fn reloads_that_follow_at_once_wait_for_the_requests_of_the_one_before_the_last() {
+    let server = fixture().configuration("[timeouts]\nstable = 0.01\n").start();
+    let traffic = Traffic::start(server.address(), &[(&FRESH, 2), (&KEPT, 3), (&SLOW, 2)]);
+    for generation in 2..=17 {
+        assert!(commit(&server).contains(&format!("generation {generation} serves")));
+    }
+    assert!(server.log().contains("two generations live at most: waiting for what is left of generation"));
+    for (client, tally) in traffic.finish() {
+        assert!(tally.lost.is_empty() && tally.closed_idle == 0 && tally.answered > 0, "{client}: {tally:?}");
+    }
     server.stop();
 }
 

@@ -148,7 +148,7 @@ pub(crate) enum Progress {
     Begun,
     ZygoteLoaded,
     /// What is left of this generation is killed: two live at most.
-    Cut(Generation),
+    Waiting(Generation),
     WorkersReady {
         ready: usize,
         of: usize,

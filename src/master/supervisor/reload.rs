@@ -133,8 +133,8 @@ impl Supervisor {
         run.step = Step::Filling;
         self.tell_apart_the_helpers();
         self.progress(Progress::ZygoteLoaded);
-        // Not before: a release that does not even load cuts nobody's requests short.
-        self.cut_the_oldest(now);
+        // Not before: a release that does not even load hurries nobody.
+        self.hurry_the_oldest();
     }
 
     // ---- the steps ----------------------------------------------------------------------------

@@ -312,7 +312,7 @@ fn kind(action: &Action) -> u64 {
             Report::Reload(_, _, progress) => match progress {
                 Progress::Begun => 26,
                 Progress::ZygoteLoaded => 27,
-                Progress::Cut(_) => 28,
+                Progress::Waiting(_) => 28,
                 Progress::WorkersReady { .. } => 29,
                 Progress::HandingOver(_) => 30,
                 Progress::HandedOver { .. } => 31,

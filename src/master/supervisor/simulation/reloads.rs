@@ -322,23 +322,15 @@ fn a_reload_during_the_start_begins_when_all_serve() {
 }
 
 #[test]
-fn a_third_generation_cuts_the_oldest() {
+fn a_third_generation_waits_for_the_oldest() {
     let mut script = after(11);
     script.run(&[
         ("reload", &["promise 2", "prepare generation 3"]),
         ("prepared", &["start zygote generation 3", "begin zygote generation 3"]),
-        (
-            "zygote generation 3 loaded",
-            &[
-                "cut generation 1",
-                "kill zygote generation 1",
-                "kill helper old generation 1",
-                "kill worker 0 generation 1",
-            ],
-        ),
-        ("worker 0 generation 1 exits", &[]),
-        ("zygote generation 1 exits", &[]),
-        ("helper old generation 1 exits", &["fork worker 0 generation 3"]),
+        ("zygote generation 3 loaded", &["waiting for generation 1"]),
+        ("worker 0 generation 1 exits", &["drain helper old generation 1"]),
+        ("helper old generation 1 exits", &["drain zygote generation 1"]),
+        ("zygote generation 1 exits", &["fork worker 0 generation 3"]),
     ]);
 }
 
@@ -400,7 +392,7 @@ fn two_generations_of_the_most_workers_have_room() {
         script.happen(&format!("worker {slot} generation 2 ready"));
     }
     script.happen("stable passes");
-    // The next one has as many beside the old ones, and the one that drains still is cut.
+    // The next one has as many beside the old ones, and waits for the one that drains still.
     for what in ["reload", "prepared", "zygote generation 3 loaded", "zygote generation 1 exits"] {
         script.happen(what);
     }

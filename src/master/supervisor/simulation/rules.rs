@@ -60,7 +60,7 @@ struct Duty {
     /// The reload cannot succeed.
     roll_back: bool,
     /// A third generation has loaded.
-    cut: bool,
+    waits: bool,
 }
 
 /// A generation.

@@ -146,7 +146,7 @@ fn progress_in_words(progress: Progress) -> Option<String> {
     match progress {
         Progress::Begun | Progress::Accepting | Progress::Stable(_) | Progress::Committed { .. } => None,
         Progress::ZygoteLoaded | Progress::RolledBack => None,
-        Progress::Cut(generation) => Some(format!("cut {generation}")),
+        Progress::Waiting(generation) => Some(format!("waiting for {generation}")),
         Progress::WorkersReady { ready, of } => Some(format!("workers ready {ready} of {of}")),
         Progress::HandingOver(name) => Some(format!("handing over {name}")),
         Progress::HandedOver { helper, .. } => Some(format!("{helper} handed over")),

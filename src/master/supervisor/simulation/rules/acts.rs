@@ -204,7 +204,7 @@ impl Rules {
             }
             Role::Log => passed(life.drained, LOG_GRACE),
         };
-        let may = life.broken || life.cut || overdue || for_role || passed(life.aborted, ABORT_GRACE);
+        let may = life.broken || overdue || for_role || passed(life.aborted, ABORT_GRACE);
         require(may, "the well are left alone", format_args!("SIGKILL to {birth:?}, {}", life.role))
     }
 

@@ -37,8 +37,6 @@ pub(super) struct Life {
     pub(super) follows: bool,
     /// Its generation was rolled back.
     pub(super) rolled_back: bool,
-    /// Its generation is the third.
-    pub(super) cut: bool,
 }
 
 impl Life {
@@ -64,7 +62,6 @@ impl Life {
             worn: false,
             follows: false,
             rolled_back: false,
-            cut: false,
         }
     }
 

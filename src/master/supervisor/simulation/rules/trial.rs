@@ -88,14 +88,7 @@ impl Rules {
         for slot in 0..policy.map_or(0, |policy| policy.workers) {
             self.place_for(Role::Worker(Slot(slot), generation));
         }
-        let oldest: Vec<_> =
-            self.lives.iter().filter(|(_, life)| self.is_oldest(life)).map(|(&birth, _)| birth).collect();
-        for birth in oldest {
-            if let Some(life) = self.lives.get_mut(&birth) {
-                life.cut = true;
-            }
-        }
-        self.duty.cut = true;
+        self.duty.waits = true;
     }
 
     /// What is new has no place any more, and what was lent is the serving generation's again.
@@ -165,9 +158,9 @@ impl Rules {
         match progress {
             Progress::Begun | Progress::Committed { .. } | Progress::RolledBack => Ok(()),
             Progress::ZygoteLoaded => require(trial.has_loaded(), "a zygote loads first", number.0),
-            Progress::Cut(oldest) => {
+            Progress::Waiting(oldest) => {
                 let other = *oldest != generation && *oldest != serves;
-                require(self.duty.cut && other, "a third generation cuts the oldest", oldest)
+                require(self.duty.waits && other, "a third generation waits for the oldest", oldest)
             }
             Progress::WorkersReady { ready, of } => {
                 let all = trial.policy.map_or(0, |policy| usize::from(policy.workers));
@@ -389,12 +382,6 @@ impl Rules {
         require(!self.duty.roll_back || rolls_back, "the first failure ends a reload", trial.number.0)?;
         let hopeless = trial.has_loaded() && !rolls_back && self.is_in_the_way();
         require(!hopeless, "a helper that cannot be killed is not waited for", trial.number.0)?;
-        if trial.has_loaded() && !rolls_back {
-            let cut = |life: &Life| life.born.is_none() || life.killed.or(life.aborted).is_some() || life.unkillable;
-            let third = self.lives.values().find(|life| self.is_oldest(life) && !cut(life));
-            let what = third.map_or_else(String::new, |life| format!("{} goes on", life.role));
-            require(third.is_none(), "two generations live at most", what)?;
-        }
         if let Some(since) = trial.rolling_back {
             let long = self.has_passed(since, self.rollback_max(trial));
             return require(!long, "a roll back ends in time", trial.number.0);
@@ -409,8 +396,11 @@ impl Rules {
         let forked = trial.offers.as_ref().map_or(0, Vec::len) + trial.policy.map_or(0, |policy| policy.workers.into());
         let births = new.ready * 2 * (1 + forked as u32);
         let makes_room = old.ready + self.slowest_drain() + DRAIN_GRACE + ABORT_GRACE + KILL_GRACE;
-        let cut = ABORT_GRACE + KILL_GRACE + ZYGOTE_GRACE + Duration::from_secs(1);
-        births + cut + makes_room * trial.changed.len() as u32 + new.stable + Duration::from_secs(1)
+        // The oldest ends: its workers, then its helpers one by one, then its zygote.
+        let steps = 2 + self.past.values().map(Vec::len).max().unwrap_or(0);
+        let ends = self.slowest_drain() + DRAIN_GRACE + ABORT_GRACE + KILL_GRACE;
+        let waits = ends * steps as u32 + ZYGOTE_GRACE + Duration::from_secs(1);
+        births + waits + makes_room * trial.changed.len() as u32 + new.stable + Duration::from_secs(1)
     }
 
     fn slowest_drain(&self) -> Duration {
