@@ -147,7 +147,7 @@ pub(crate) enum Report {
 pub(crate) enum Progress {
     Begun,
     ZygoteLoaded,
-    /// What is left of this generation is killed: two live at most.
+    /// What is left of this generation is hurried, and waited for: two live at most.
     Waiting(Generation),
     WorkersReady {
         ready: usize,
