@@ -97,6 +97,7 @@ impl Request for Publish {
 
 /// Its section, `[keeper]`: with another edition the helper is another one, and a reload hands it over.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Settings {
     #[serde(default, rename = "edition")]
     _edition: u64,
