@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::rt::{Read, Write};
 
@@ -24,15 +26,33 @@ pub(crate) type HttpFn = Box<dyn FnOnce(Worker) -> Pin<Box<dyn Future<Output = R
 /// One replica's service, as the worker's loop uses it.
 pub(crate) trait Replica {
     /// Serves a connection until it ends (`peer`: none on a Unix socket).
-    fn serve(&self, stream: Stream, peer: Option<SocketAddr>, ends: Ends) -> BoxFuture<()>;
+    fn serve(&self, stream: Stream, peer: Option<SocketAddr>, ends: Arc<dyn Ends>) -> BoxFuture<()>;
 }
 
-/// When a connection shall end.
-pub(crate) struct Ends {
-    /// Once this resolves: with its next answer.
-    pub(crate) next: BoxFuture<()>,
+/// What connections know of their worker's end, and it of them.
+pub(crate) trait Ends: Send + Sync {
+    /// Once this resolves a connection shall end with its next answer.
+    fn next(&self) -> BoxFuture<()>;
     /// Once this resolves: soon, also when nothing more is asked.
-    pub(crate) soon: BoxFuture<()>,
+    fn soon(&self) -> BoxFuture<()>;
+    /// Once this resolves: now, whatever it does.
+    fn now(&self) -> BoxFuture<()>;
+    /// The time between the first and the last of these.
+    fn limit(&self) -> Duration;
+    /// One connection more is open.
+    fn has_opened(&self);
+    /// One fewer.
+    fn has_closed(&self);
+    /// One of this kind was cut.
+    fn has_cut(&self, kind: Kind);
+}
+
+/// What a connection is busy with, as far as that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    WebSocket,
+    /// An answer is not whole.
+    Request,
 }
 
 /// A future of a process with one thread.
@@ -249,8 +269,11 @@ impl Worker {
         self.neighbours.configuration.section("app")
     }
 
-    /// Resolves when this replica shall end: an answer without an end, such as an event stream, ends
-    /// itself then. Connections that are open at the drain limit are cut.
+    /// Resolves when this replica begins to drain, for what the application does in the background.
+    ///
+    /// Connections need nothing of the application: a WebSocket's client is sent Close with 1001
+    /// (going away), an answer of `text/event-stream` ends, HTTP/2 gets GOAWAY, and every other
+    /// answer is finished. What is left at `[timeouts] drain` (30 s) is cut.
     pub fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
         (self.draining)()
     }

@@ -8,6 +8,7 @@ mod crashes;
 mod db;
 mod deploy;
 mod documents;
+mod farewell;
 mod faults;
 mod follower;
 mod gateway;
@@ -34,6 +35,7 @@ mod settings;
 mod shell;
 mod simulator;
 mod singletons;
+mod talker;
 mod tls;
 #[allow(dead_code, reason = "other programs use it too, each its part")]
 #[path = "../load/traffic.rs"]

@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ const TURNS_MAX: u64 = 16;
 const REST_MAX: usize = 1024;
 
 /// Takes connections from all listeners, for ever.
-pub(super) async fn all(queue: &mut Queue, replica: &dyn Replica, drain: &Drain) -> Infallible {
+pub(super) async fn all(queue: &mut Queue, replica: &dyn Replica, drain: &Arc<Drain>) -> Infallible {
     let mut exhausted = false;
     loop {
         match poll_fn(|context| queue.poll_accept(context)).await {
@@ -52,7 +53,7 @@ pub(super) async fn all(queue: &mut Queue, replica: &dyn Replica, drain: &Drain)
 
 /// Takes what waits now, and closes the listeners: an address that a reload has removed is nobody
 /// else's any more.
-pub(super) async fn rest(mut queue: Queue, replica: &dyn Replica, drain: &Drain) {
+pub(super) async fn rest(mut queue: Queue, replica: &dyn Replica, drain: &Arc<Drain>) {
     for _ in 0..REST_MAX * queue.listeners.len() {
         match poll_fn(|context| Poll::Ready(queue.poll_accept(context))).await {
             Poll::Ready(Ok(taken)) => serve(taken, replica, drain),
@@ -62,13 +63,8 @@ pub(super) async fn rest(mut queue: Queue, replica: &dyn Replica, drain: &Drain)
     }
 }
 
-fn serve((stream, peer): Taken, replica: &dyn Replica, drain: &Drain) {
-    let open = drain.open();
-    let connection = replica.serve(stream, peer, drain.ends());
-    drop(tokio::spawn(async move {
-        connection.await;
-        drop(open);
-    }));
+fn serve((stream, peer): Taken, replica: &dyn Replica, drain: &Arc<Drain>) {
+    drop(tokio::spawn(replica.serve(stream, peer, drain.clone())));
 }
 
 /// Errors of one connection that accept(2) passes on.

@@ -1,19 +1,26 @@
 //! Draining: no new connections, the open ones end as soon as they may, all within a limit.
 
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::record;
-use crate::app::declare::{BoxFuture, Ends};
+use crate::app::declare::{BoxFuture, Ends, Kind};
 use crate::child::master::Ending;
 
+/// How long connections that are cut may take to say what they were: a turn of the loop or two.
+const CUT_GRACE: Duration = Duration::from_millis(100);
+
 /// Counts the open connections and tells them to end.
-#[derive(Clone)]
 pub(super) struct Drain {
     pace: watch::Sender<Pace>,
     open: watch::Sender<u64>,
     limit: Duration,
+    cut_sockets: AtomicU64,
+    cut_requests: AtomicU64,
 }
 
 /// How soon connections that nobody uses end.
@@ -25,14 +32,22 @@ pub(super) enum Pace {
     Lazy,
     /// Soon: nobody else will serve them.
     Prompt,
+    /// Now: the limit has passed.
+    Over,
 }
 
 /// Kept by an open connection, which counts until this is dropped.
-pub(super) struct Open(watch::Sender<u64>);
+pub(super) struct Open(Arc<dyn Ends>);
 
 impl Drain {
     pub(super) fn new(limit: Duration) -> Self {
-        Self { pace: watch::Sender::new(Pace::Serving), open: watch::Sender::new(0), limit }
+        Self {
+            pace: watch::Sender::new(Pace::Serving),
+            open: watch::Sender::new(0),
+            limit,
+            cut_sockets: AtomicU64::new(0),
+            cut_requests: AtomicU64::new(0),
+        }
     }
 
     /// From now on connections should end at this pace; a drain never becomes slower.
@@ -44,17 +59,8 @@ impl Drain {
         });
     }
 
-    /// Resolves when connections should end.
-    pub(super) fn begun(&self) -> BoxFuture<()> {
-        self.reached(Pace::Lazy)
-    }
-
-    /// When one connection should end.
-    pub(super) fn ends(&self) -> Ends {
-        Ends { next: self.begun(), soon: self.reached(Pace::Prompt) }
-    }
-
-    fn reached(&self, pace: Pace) -> BoxFuture<()> {
+    /// Resolves when this pace is reached.
+    pub(super) fn reached(&self, pace: Pace) -> BoxFuture<()> {
         let mut now = self.pace.subscribe();
         Box::pin(async move {
             // The sender lives as long as the worker; without it there is nothing to wait for.
@@ -62,31 +68,92 @@ impl Drain {
         })
     }
 
-    /// Counts a connection in.
-    pub(super) fn open(&self) -> Open {
-        count(&self.open, |open| open + 1);
-        Open(self.open.clone())
-    }
-
     /// How many connections are open.
     pub(super) fn count(&self) -> u64 {
         *self.open.borrow()
     }
 
-    /// Waits for the open connections, up to the limit; what is left then is cut.
+    /// Waits for the open connections, up to the limit, and cuts what is left then.
     pub(super) async fn finish(&self) {
         let mut open = self.open.subscribe();
-        let none = open.wait_for(|open| *open == 0);
-        if tokio::time::timeout(self.limit, none).await.is_err() {
-            let left = *self.open.borrow();
-            log::warn!("drained for {} s: {left} connections are cut", self.limit.as_secs_f64());
+        if tokio::time::timeout(self.limit, open.wait_for(|open| *open == 0)).await.is_ok() {
+            return;
         }
+        let left = self.count();
+        self.begin(Pace::Over);
+        let _ = tokio::time::timeout(CUT_GRACE, open.wait_for(|open| *open == 0)).await;
+        let cut = Cut {
+            left,
+            sockets: self.cut_sockets.load(Ordering::Relaxed),
+            requests: self.cut_requests.load(Ordering::Relaxed),
+        };
+        log::warn!("drained for {} s: {cut}", self.limit.as_secs_f64());
+    }
+}
+
+impl Ends for Drain {
+    fn next(&self) -> BoxFuture<()> {
+        self.reached(Pace::Lazy)
+    }
+
+    fn soon(&self) -> BoxFuture<()> {
+        self.reached(Pace::Prompt)
+    }
+
+    fn now(&self) -> BoxFuture<()> {
+        self.reached(Pace::Over)
+    }
+
+    fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    fn has_opened(&self) {
+        count(&self.open, |open| open + 1);
+    }
+
+    fn has_closed(&self) {
+        count(&self.open, |open| open - 1);
+    }
+
+    fn has_cut(&self, kind: Kind) {
+        let counter = match kind {
+            Kind::WebSocket => &self.cut_sockets,
+            Kind::Request => &self.cut_requests,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// What was cut, by kind where it is known.
+struct Cut {
+    left: u64,
+    sockets: u64,
+    requests: u64,
+}
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} connections are cut", self.left)?;
+        for (count, what) in [(self.sockets, "WebSockets"), (self.requests, "in a request")] {
+            if count > 0 {
+                write!(f, ", {count} of them {what}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Open {
+    pub(super) fn new(ends: Arc<dyn Ends>) -> Self {
+        ends.has_opened();
+        Self(ends)
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        count(&self.0, |open| open - 1);
+        self.0.has_closed();
     }
 }
 

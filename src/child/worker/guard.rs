@@ -7,21 +7,22 @@ use std::net::SocketAddr;
 use std::panic::{self, AssertUnwindSafe};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use http::header::{CONNECTION, HeaderValue};
+use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
-use http_body_util::{Either, Empty};
 use hyper::body::Incoming;
 use hyper_util::service::{TowerToHyperService, TowerToHyperServiceFuture};
 use pin_project_lite::pin_project;
 use tokio::sync::Notify;
 use tower_service::Service;
 
+use super::answer::{Answer, is};
 use super::wear;
+use crate::app::declare::{Ends, Kind};
 use crate::child::turn;
 
 /// A service whose panic is an answer: 500, and the connection lives on.
@@ -32,20 +33,59 @@ pub(super) struct Guarded<S> {
 }
 
 /// What a connection and its requests tell each other.
-#[derive(Default)]
 pub(super) struct Life {
-    /// Told of every request while ending.
+    ends: Arc<dyn Ends>,
+    /// Told of every request while ending, and of the last answer.
     asked: Notify,
     /// The next answer is the last one, and says so.
     ending: AtomicBool,
+    /// An answer was ended because the connection ends.
+    has_answered: AtomicBool,
     /// A request of HTTP/2 has come: GOAWAY says the end, and loses nothing.
     is_http2: AtomicBool,
+    /// Answers that are not whole.
+    requests: AtomicU32,
+    /// What it will be when hyper has handed it over is a WebSocket.
+    switches: AtomicBool,
+    /// It is.
+    is_socket: AtomicBool,
 }
 
 impl Life {
+    pub(super) fn new(ends: Arc<dyn Ends>) -> Self {
+        Self {
+            ends,
+            asked: Notify::new(),
+            ending: AtomicBool::new(false),
+            has_answered: AtomicBool::new(false),
+            is_http2: AtomicBool::new(false),
+            requests: AtomicU32::new(0),
+            switches: AtomicBool::new(false),
+            is_socket: AtomicBool::new(false),
+        }
+    }
+
+    /// When it shall end.
+    pub(super) fn ends(&self) -> &Arc<dyn Ends> {
+        &self.ends
+    }
+
     /// The next answer is the last one.
     pub(super) fn end(&self) {
         self.ending.store(true, Ordering::Relaxed);
+    }
+
+    /// An answer has ended because the connection ends: there is nothing to wait for.
+    pub(super) fn answered(&self) {
+        self.has_answered.store(true, Ordering::Relaxed);
+        self.asked.notify_waiters();
+    }
+
+    /// It was cut.
+    pub(super) fn cut(&self) {
+        if self.requests.load(Ordering::Relaxed) > 0 {
+            self.ends.has_cut(Kind::Request);
+        }
     }
 
     /// Whether this is known to be HTTP/2; until the first request it is not.
@@ -53,9 +93,41 @@ impl Life {
         self.is_http2.load(Ordering::Relaxed)
     }
 
-    /// Waits for the next request.
+    /// Waits for the next request, unless there was the last answer.
     pub(super) async fn asked(&self) {
-        self.asked.notified().await;
+        if !self.has_answered.load(Ordering::Relaxed) {
+            self.asked.notified().await;
+        }
+    }
+
+    /// hyper has done its part.
+    pub(super) fn hand_over(&self) {
+        self.is_socket.store(self.switches.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Whether what is read and written are a WebSocket's frames.
+    pub(super) fn is_socket(&self) -> bool {
+        self.is_socket.load(Ordering::Relaxed)
+    }
+}
+
+/// A request whose answer is not whole.
+pub(super) struct Asking(Arc<Life>);
+
+impl Asking {
+    fn new(life: &Arc<Life>) -> Self {
+        life.requests.fetch_add(1, Ordering::Relaxed);
+        Self(life.clone())
+    }
+
+    pub(super) fn life(&self) -> &Life {
+        &self.0
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -70,7 +142,7 @@ where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone,
     B: Body,
 {
-    type Response = Response<Either<B, Empty<B::Data>>>;
+    type Response = Response<Answer<B>>;
     type Error = Infallible;
     type Future = Answering<TowerToHyperServiceFuture<S, Request<Incoming>>>;
 
@@ -82,14 +154,12 @@ where
             self.life.asked.notify_waiters();
         }
         wear::count();
-        let is_http2 = request.version() >= Version::HTTP_2;
-        if is_http2 {
+        if request.version() >= Version::HTTP_2 {
             self.life.is_http2.store(true, Ordering::Relaxed);
         }
         let route = Route { method: request.method().clone(), uri: request.uri().clone() };
-        let began = Some(Instant::now());
-        let life = (!is_http2).then(|| self.life.clone());
-        Answering { life, route, began, answer: self.service.call(request) }
+        let (began, asking) = (Some(Instant::now()), Some(Asking::new(&self.life)));
+        Answering { request: asking, route, began, answer: self.service.call(request) }
     }
 }
 
@@ -110,8 +180,8 @@ pin_project! {
     pub(super) struct Answering<F> {
         #[pin]
         answer: F,
-        // `None` where the protocol has other means to say the end.
-        life: Option<Arc<Life>>,
+        // `None`: it is answered.
+        request: Option<Asking>,
         route: Route,
         // Of the call, until it has been polled: that is one turn.
         began: Option<Instant>,
@@ -136,28 +206,33 @@ where
     F: Future<Output = Result<Response<B>, Infallible>>,
     B: Body,
 {
-    type Output = Result<Response<Either<B, Empty<B::Data>>>, Infallible>;
+    type Output = Result<Response<Answer<B>>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let began = this.began.take().unwrap_or_else(Instant::now);
-        let polled = panic::catch_unwind(AssertUnwindSafe(|| this.answer.poll(context)));
+        let poll = panic::catch_unwind(AssertUnwindSafe(|| this.answer.poll(context)));
         turn::over(began, || this.route.to_string());
-        match polled {
-            Ok(poll) => poll.map_ok(|response| {
-                let mut response = response.map(Either::Left);
+        let response = match poll {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(Ok(response))) => Some(response),
+            Ok(Poll::Ready(Err(never))) => match never {},
+            Err(_) => None,
+        };
+        let request = this.request.take();
+        let Some(mut response) = response else {
+            let mut response = Response::new(Answer::empty(request));
+            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+            return Poll::Ready(Ok(response));
+        };
+        if let Some(Asking(life)) = &request {
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 // A connection that changes its protocol has other words for its end.
-                let stays_http = response.status() != StatusCode::SWITCHING_PROTOCOLS;
-                if stays_http && this.life.as_ref().is_some_and(|life| life.ending.load(Ordering::Relaxed)) {
-                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                }
-                response
-            }),
-            Err(_) => {
-                let mut response = Response::new(Either::Right(Empty::new()));
-                *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-                Poll::Ready(Ok(response))
+                life.switches.store(is(response.headers(), &UPGRADE, "websocket"), Ordering::Relaxed);
+            } else if life.ending.load(Ordering::Relaxed) && !life.is_http2() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
         }
+        Poll::Ready(Ok(Answer::of(response, request)))
     }
 }

@@ -14,6 +14,7 @@ use hyper_util::server::conn::auto::{self, UpgradeableConnection};
 use tower_service::Service;
 
 use super::guard::{Guarded, Life};
+use super::wire::Wire;
 use crate::app::declare::{App, BoxFuture, Ends, Replica, Stream, Worker};
 use crate::error::{BoxError, Result};
 
@@ -87,16 +88,20 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    fn serve(&self, stream: Stream, peer: Option<SocketAddr>, ends: Ends) -> BoxFuture<()> {
-        let life = Arc::new(Life::default());
+    fn serve(&self, stream: Stream, peer: Option<SocketAddr>, ends: Arc<dyn Ends>) -> BoxFuture<()> {
+        let next = ends.next();
+        let life = Arc::new(Life::new(ends));
+        let wire = Wire::new(stream, life.clone());
         let service = Guarded::new(self.service.clone(), peer, life.clone());
         let protocol = self.protocol.clone();
         Box::pin(async move {
-            let mut connection = std::pin::pin!(protocol.serve_connection_with_upgrades(stream, service));
+            let mut connection = std::pin::pin!(protocol.serve_connection_with_upgrades(wire, service));
             let result = tokio::select! {
                 result = connection.as_mut() => result,
-                () = ends.next => end(connection.as_mut(), &life, ends.soon).await,
+                () = next => end(connection.as_mut(), &life).await,
             };
+            // Without an await since hyper is done: who was waiting for the bytes has written none.
+            life.hand_over();
             if let Err(error) = result {
                 let peer = peer.map_or_else(|| "a Unix socket".to_owned(), |peer| peer.to_string());
                 log::debug!("connection from {peer}: {error}");
@@ -105,8 +110,27 @@ where
     }
 }
 
+/// Ends a connection in its time, or cuts it when that is over.
+async fn end<S, B>(connection: Pin<&mut Serving<'_, S>>, life: &Life) -> Result<(), BoxError>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    tokio::select! {
+        biased;
+        () = life.ends().now() => {
+            life.cut();
+            Ok(())
+        }
+        result = finish(connection, life) => result,
+    }
+}
+
 /// Ends a connection with its next answer, or when none is asked for within the grace after `soon`.
-async fn end<S, B>(mut connection: Pin<&mut Serving<'_, S>>, life: &Life, soon: BoxFuture<()>) -> Result<(), BoxError>
+async fn finish<S, B>(mut connection: Pin<&mut Serving<'_, S>>, life: &Life) -> Result<(), BoxError>
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
@@ -116,7 +140,7 @@ where
 {
     life.end();
     let soon = async {
-        soon.await;
+        life.ends().soon().await;
         tokio::time::sleep(LAST_REQUEST_GRACE).await;
     };
     // hyper closes an idle HTTP/1 connection at once, and a request that is on its way is lost.
@@ -134,4 +158,4 @@ where
 }
 
 /// A connection as hyper serves it.
-type Serving<'a, S> = UpgradeableConnection<'a, Stream, Guarded<S>, TokioExecutor>;
+type Serving<'a, S> = UpgradeableConnection<'a, Wire, Guarded<S>, TokioExecutor>;

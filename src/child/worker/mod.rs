@@ -4,12 +4,17 @@
 //! drains when told so, when TERM comes, or when the master is gone.
 
 mod accept;
+mod answer;
 mod drain;
+mod frames;
 mod guard;
 mod http;
+mod socket;
 mod wear;
+mod wire;
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use self::accept::Queue;
@@ -32,12 +37,12 @@ pub(super) async fn live(
     mut master: Master,
     loaded: Loaded,
 ) -> Result<()> {
-    let drain = Drain::new(Duration::from_millis(begin.drain_ms));
+    let drain = Arc::new(Drain::new(Duration::from_millis(begin.drain_ms)));
     let neighbours = loaded.neighbours(&begin);
     // A process is one worker, once.
     let draining = Box::leak(Box::new({
         let drain = drain.clone();
-        move || drain.begun()
+        move || drain.reached(Pace::Lazy)
     }));
     let (slot, generation, preloaded) = (slot.0, generation.0, loaded.preloaded);
     let worker = Worker { slot, generation, preloaded, neighbours, draining };

@@ -1,0 +1,93 @@
+//! An application whose connections last: WebSockets, event streams, downloads.
+
+use std::convert::Infallible;
+use std::path::Path as FilePath;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::Path;
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::response::Sse;
+use axum::response::sse::Event;
+use axum::routing::get;
+use forebay::{App, BoxError, Worker};
+use futures_util::{Stream, stream};
+
+/// Between two events, pieces of a download, and messages.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// How many pieces a download has.
+const PIECES: usize = 150;
+
+fn main() -> ExitCode {
+    App::new("lasting").http(replica).main()
+}
+
+async fn replica(worker: Worker) -> Result<Router, BoxError> {
+    Ok(Router::new()
+        .route("/", get(async move || worker.generation().to_string()))
+        .route("/echo", get(async |upgrade: WebSocketUpgrade| upgrade.on_upgrade(echo)))
+        .route("/push", get(async |upgrade: WebSocketUpgrade| upgrade.on_upgrade(push)))
+        .route("/quiet", get(async |upgrade: WebSocketUpgrade| upgrade.on_upgrade(quiet)))
+        .route("/events", get(async || Sse::new(events())))
+        .route("/download", get(async || Body::from_stream(download())))
+        .route("/hold/{*file}", get(async |Path(file): Path<String>| hold(&format!("/{file}")).await)))
+}
+
+/// Says each message again; `hold FILE` once the file is there.
+async fn echo(mut socket: WebSocket) {
+    while let Some(Ok(message)) = socket.recv().await {
+        if let Message::Text(text) = message {
+            if let Some(file) = text.strip_prefix("hold ") {
+                hold(file).await;
+            }
+            if socket.send(Message::Text(text)).await.is_err() {
+                break;
+            }
+        }
+    }
+    log::info!(target: "lasting", "echo ended");
+}
+
+/// Speaks without end, in frames of every kind of length, and never listens.
+async fn push(mut socket: WebSocket) {
+    for number in 0_usize.. {
+        let len = [1, 125, 126, 1000, 65_535, 65_536, 200_000][number % 7];
+        if socket.send(Message::Binary(vec![0x88; len].into())).await.is_err() {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    log::info!(target: "lasting", "push ended");
+}
+
+/// Speaks once, and never again.
+async fn quiet(mut socket: WebSocket) {
+    let _ = socket.send(Message::Text("once".into())).await;
+    std::future::pending().await
+}
+
+fn events() -> impl Stream<Item = Result<Event, Infallible>> {
+    stream::unfold(0, async |number: u64| {
+        tokio::time::sleep(PAUSE).await;
+        Some((Ok(Event::default().data(number.to_string())), number + 1))
+    })
+}
+
+fn download() -> impl Stream<Item = Result<Bytes, Infallible>> {
+    stream::unfold(0, async |number| {
+        tokio::time::sleep(PAUSE).await;
+        (number < PIECES).then(|| (Ok(Bytes::from_static(&[b'x'; 1000])), number + 1))
+    })
+}
+
+/// Answers once the file is there.
+async fn hold(file: &str) -> &'static str {
+    while !FilePath::new(file).exists() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    log::info!(target: "lasting", "let go");
+    "held"
+}
