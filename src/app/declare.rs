@@ -58,6 +58,9 @@ pub(crate) enum Kind {
 /// A future of a process with one thread.
 pub(crate) type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
 
+/// What a replica does last.
+pub(crate) type StopFn = Box<dyn FnOnce() -> LocalFuture<Result<()>> + Send>;
+
 /// How a helper's life begins.
 pub(crate) type HelperFn = fn(Birthplace) -> LocalFuture<Result<Rc<dyn Singleton>>>;
 
@@ -248,6 +251,8 @@ pub struct Worker {
     pub(crate) neighbours: &'static Neighbours,
     /// Makes a future that resolves when this replica drains.
     pub(crate) draining: &'static (dyn Fn() -> BoxFuture<()> + Send + Sync),
+    /// Takes what this replica does last.
+    pub(crate) on_stop: &'static (dyn Fn(StopFn) + Send + Sync),
 }
 
 impl Worker {
@@ -278,6 +283,35 @@ impl Worker {
         (self.draining)()
     }
 
+    /// Has this replica do something before it ends: write what it still holds, close its database.
+    ///
+    /// It runs on the replica's loop when the last connection has ended or was cut, also when the
+    /// master is gone; several run one after the other, in the order in which they were given. All
+    /// of them together have until 1 s after the drain limit (`[timeouts] drain`, 30 s from the
+    /// beginning of the drain); what has not finished then is dropped at its next `await`, with a
+    /// line in the log. So is told what fails or panics; the next one runs nonetheless. It does not
+    /// run when the closure of `App::http` has failed, in a replica that crashes, and where the
+    /// daemon is stopped at once. A replica takes 64 of them; one beyond is logged and left out.
+    ///
+    /// ```
+    /// use std::{fs::File, io::Write};
+    ///
+    /// use axum::{Router, routing::post};
+    ///
+    /// let app = forebay::App::new("journal").http(async |worker| {
+    ///     let journal: &'static File = Box::leak(Box::new(File::create(format!("journal.{}", worker.slot()))?));
+    ///     worker.on_stop(async move || Ok(journal.sync_all()?));
+    ///     let write = async move |line: String| _ = { journal }.write_all(line.as_bytes());
+    ///     Ok(Router::new().route("/", post(write)))
+    /// });
+    /// ```
+    pub fn on_stop<F>(&self, act: F)
+    where
+        F: AsyncFnOnce() -> Result<()> + Send + 'static,
+    {
+        (self.on_stop)(Box::new(|| Box::pin(async move { act().await })));
+    }
+
     /// What [`App::preload`] returned, the same for all replicas of a generation.
     ///
     /// # Errors
@@ -303,8 +337,8 @@ mod tests {
     fn preloaded_gives_the_type_that_was_built_and_no_other() {
         let built: Preloaded = Box::leak(Box::new(7_u32));
         let neighbours = Box::leak(Box::new(Neighbours::default()));
-        let worker =
-            Worker { slot: 0, generation: 1, preloaded: Some(built), neighbours, draining: &|| Box::pin(async {}) };
+        let (draining, on_stop) = (&|| Box::pin(async {}) as BoxFuture<()>, &|_| {});
+        let worker = Worker { slot: 0, generation: 1, preloaded: Some(built), neighbours, draining, on_stop };
         assert_eq!(worker.preloaded::<u32>().ok(), Some(&7));
         assert!(worker.preloaded::<u64>().is_err());
     }

@@ -1,4 +1,5 @@
-//! An application whose connections last: WebSockets, event streams, downloads.
+//! An application whose connections last: WebSockets, event streams, downloads; and that does
+//! something last, as `LASTING` in the environment says: `fail`, `panic`, `endless`, `refuse`.
 
 use std::convert::Infallible;
 use std::path::Path as FilePath;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
 }
 
 async fn replica(worker: Worker) -> Result<Router, BoxError> {
+    last_acts(&worker, &std::env::var("LASTING").unwrap_or_default())?;
     Ok(Router::new()
         .route("/", get(async move || worker.generation().to_string()))
         .route("/echo", get(async |upgrade: WebSocketUpgrade| upgrade.on_upgrade(echo)))
@@ -34,6 +36,27 @@ async fn replica(worker: Worker) -> Result<Router, BoxError> {
         .route("/events", get(async || Sse::new(events())))
         .route("/download", get(async || Body::from_stream(download())))
         .route("/hold/{*file}", get(async |Path(file): Path<String>| hold(&format!("/{file}")).await)))
+}
+
+fn last_acts(worker: &Worker, fault: &str) -> Result<(), BoxError> {
+    worker.on_stop(async || act("first"));
+    match fault {
+        "fail" => worker.on_stop(async || Err("the disk is full".into())),
+        "panic" => worker.on_stop(async || panic!("the last act panics")),
+        "endless" => worker.on_stop(async || std::future::pending().await),
+        "refuse" => return Err("no database".into()),
+        _ => {}
+    }
+    worker.on_stop(async || {
+        tokio::time::sleep(PAUSE).await;
+        act("last")
+    });
+    Ok(())
+}
+
+fn act(which: &str) -> Result<(), BoxError> {
+    log::info!(target: "lasting", "{which} act");
+    Ok(())
 }
 
 /// Says each message again; `hold FILE` once the file is there.

@@ -17,6 +17,7 @@ mod hangs;
 mod held;
 mod identity;
 mod isolation;
+mod last_acts;
 mod lifecycle;
 mod listeners;
 mod load;

@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::record;
 use crate::app::declare::{BoxFuture, Ends, Kind};
@@ -19,6 +20,7 @@ pub(super) struct Drain {
     pace: watch::Sender<Pace>,
     open: watch::Sender<u64>,
     limit: Duration,
+    begun: OnceLock<Instant>,
     cut_sockets: AtomicU64,
     cut_requests: AtomicU64,
 }
@@ -45,6 +47,7 @@ impl Drain {
             pace: watch::Sender::new(Pace::Serving),
             open: watch::Sender::new(0),
             limit,
+            begun: OnceLock::new(),
             cut_sockets: AtomicU64::new(0),
             cut_requests: AtomicU64::new(0),
         }
@@ -52,6 +55,7 @@ impl Drain {
 
     /// From now on connections should end at this pace; a drain never becomes slower.
     pub(super) fn begin(&self, pace: Pace) {
+        self.begun.get_or_init(Instant::now);
         self.pace.send_if_modified(|now| {
             let is_sooner = *now < pace;
             *now = pace.max(*now);
@@ -71,6 +75,11 @@ impl Drain {
     /// How many connections are open.
     pub(super) fn count(&self) -> u64 {
         *self.open.borrow()
+    }
+
+    /// When what is left is cut, or would have been.
+    pub(super) fn deadline(&self) -> Instant {
+        *self.begun.get_or_init(Instant::now) + self.limit
     }
 
     /// Waits for the open connections, up to the limit, and cuts what is left then.

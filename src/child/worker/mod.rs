@@ -1,7 +1,8 @@
 //! A worker: one replica of the application, on a tokio loop of one thread.
 //!
 //! It says ready when the application's closure has returned, takes connections when told so, and
-//! drains when told so, when TERM comes, or when the master is gone.
+//! drains when told so, when TERM comes, or when the master is gone. What the application does last
+//! comes after that.
 
 mod accept;
 mod answer;
@@ -10,6 +11,7 @@ mod frames;
 mod guard;
 mod http;
 mod socket;
+mod stops;
 mod wear;
 mod wire;
 
@@ -19,11 +21,12 @@ use std::time::Duration;
 
 use self::accept::Queue;
 use self::drain::{Drain, Pace};
+use self::stops::Stops;
 use super::life::record;
 use super::master::Master;
 use super::panics;
 use super::zygote::Loaded;
-use crate::app::declare::Worker;
+use crate::app::declare::{Replica, Worker};
 use crate::contract::ids::{Generation, Slot};
 use crate::contract::orders::{Begin, ChildReport};
 use crate::error::Result;
@@ -38,33 +41,42 @@ pub(super) async fn live(
     loaded: Loaded,
 ) -> Result<()> {
     let drain = Arc::new(Drain::new(Duration::from_millis(begin.drain_ms)));
+    wear::limit(begin.requests_max);
     let neighbours = loaded.neighbours(&begin);
     // A process is one worker, once.
     let draining = Box::leak(Box::new({
         let drain = drain.clone();
         move || drain.reached(Pace::Lazy)
     }));
+    let stops: &'static Stops = Box::leak(Box::default());
+    let on_stop = Box::leak(Box::new(|act| stops.add(act)));
     let (slot, generation, preloaded) = (slot.0, generation.0, loaded.preloaded);
-    let worker = Worker { slot, generation, preloaded, neighbours, draining };
+    let worker = Worker { slot, generation, preloaded, neighbours, draining, on_stop };
     let started = panics::named("http", (loaded.http)(worker)).await;
     let replica = started.inspect_err(|error| master.refuse(&**error))?;
     master.report(&ChildReport::Ready);
+    let served = serve(listeners, &*replica, &drain, &mut master).await;
+    stops.run(drain.deadline()).await;
+    served
+}
+
+/// Serves from the master's word on until the last connection has ended.
+async fn serve(listeners: Vec<OwnedFd>, replica: &dyn Replica, drain: &Arc<Drain>, master: &mut Master) -> Result<()> {
     if master.says_accept().await?.is_none() {
         return Ok(());
     }
     let mut queue = Queue::new(listeners)?;
-    wear::limit(begin.requests_max);
     let ending = loop {
         let requests = tokio::select! {
             biased;
             ending = master.says_drain() => break ending,
             requests = wear::enough() => requests,
-            never = accept::all(&mut queue, &*replica, &drain) => match never {},
+            never = accept::all(&mut queue, replica, drain) => match never {},
         };
         master.report(&ChildReport::Spent { requests });
     };
-    accept::rest(queue, &*replica, &drain).await;
-    end(&drain, ending.into(), &mut master).await;
+    accept::rest(queue, replica, drain).await;
+    end(drain, ending.into(), master).await;
     Ok(())
 }
 
