@@ -30,7 +30,6 @@ pub(crate) struct Mirror(Arc<Shared>);
 struct Shared {
     view: watch::Sender<View>,
     frames: broadcast::Sender<Frame>,
-    ended: watch::Sender<bool>,
 }
 
 /// What is known of a thermostat.
@@ -45,8 +44,7 @@ pub(crate) enum Found<T> {
 impl Mirror {
     pub(crate) fn new() -> Self {
         let view = watch::Sender::new(View::default());
-        let (frames, ended) = (broadcast::Sender::new(BACKLOG_MAX), watch::Sender::new(false));
-        Self(Arc::new(Shared { view, frames, ended }))
+        Self(Arc::new(Shared { view, frames: broadcast::Sender::new(BACKLOG_MAX) }))
     }
 
     /// Takes in whatever the helper tells; never ends.
@@ -64,11 +62,6 @@ impl Mirror {
                 let _ = self.0.frames.send(frame);
             }
         });
-    }
-
-    /// No follower is told anything from now on.
-    pub(crate) fn end(&self) {
-        self.0.ended.send_replace(true);
     }
 
     /// All thermostats as a JSON array.
@@ -103,17 +96,6 @@ pub(crate) struct Follower {
 }
 
 impl Follower {
-    /// Resolves when there is no more to follow.
-    pub(crate) fn ended(&self) -> impl Future<Output = ()> + use<> {
-        let mut ended = self.mirror.0.ended.subscribe();
-        let mirror = self.mirror.clone();
-        async move {
-            let _ = ended.wait_for(|ended| *ended).await;
-            // The sender has lived until here.
-            drop(mirror);
-        }
-    }
-
     /// The next events as text, or a part of an event whose rest is there at once. The future may be
     /// dropped while it waits, and loses nothing.
     pub(crate) async fn next(&mut self) -> Bytes {

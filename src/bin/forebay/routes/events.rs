@@ -2,7 +2,8 @@
 //!
 //! `snapshot` is the list of all thermostats; then come `thermostat` (the whole object),
 //! `thermostat_removed`, `structure`, `structure_removed`, and `upstream` when the connection to it
-//! changes. A client that was here before says the last id it has seen and gets what it missed.
+//! changes. A client that was here before says the last id it has seen and gets what it missed. The
+//! stream ends with its worker, and the client connects again, to one that stays.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -24,13 +25,7 @@ const KEEP_ALIVE: Bytes = Bytes::from_static(b": keep-alive\n\n");
 pub(super) async fn follow(State(mirror): State<Mirror>, headers: HeaderMap) -> Response {
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()).and_then(|id| id.trim().parse().ok());
     let texts = stream::unfold(mirror.follow(last), async |mut follower| {
-        let ended = follower.ended();
-        let text = tokio::select! {
-            biased;
-            // The client connects again, to a worker that stays.
-            () = ended => return None,
-            text = tokio::time::timeout(KEEP_ALIVE_INTERVAL, follower.next()) => text.unwrap_or(KEEP_ALIVE),
-        };
+        let text = tokio::time::timeout(KEEP_ALIVE_INTERVAL, follower.next()).await.unwrap_or(KEEP_ALIVE);
         Some((Ok::<_, Infallible>(text), follower))
     });
     let headers = [

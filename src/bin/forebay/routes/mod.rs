@@ -56,11 +56,6 @@ pub(crate) fn router(worker: &Worker) -> Result<Router> {
     let nest = worker.helper::<Nest>("nest")?;
     let mirror = Mirror::new();
     drop(tokio::spawn(mirror.clone().keep(nest.subscribe()?)));
-    let (draining, ending) = (worker.draining(), mirror.clone());
-    drop(tokio::spawn(async move {
-        draining.await;
-        ending.end();
-    }));
     let writer = nest.with_deadline(WRITE_TIMEOUT + WRITE_MARGIN);
     let set: Setter = Arc::new(move |set| {
         let writer = writer.clone();
