@@ -119,6 +119,23 @@ fn a_websocket_whose_application_only_speaks_is_told_between_two_frames() {
 }
 
 #[test]
+fn a_websocket_is_not_told_within_a_frame_however_late_it_reads() {
+    let server = lasting().workers(1).configuration("[timeouts]\ndrain = 8\n").start();
+    let mut talker = Talker::open(server.address(), "/burst");
+    reload(&server);
+    // After a quarter of the limit the worker does not wait for the application any longer.
+    let drained = Instant::now();
+    server.wait_for("the time of the farewell", || (drained.elapsed() > Duration::from_secs(3)).then_some(()));
+    assert_eq!(talker.hear(), Heard::Binary(16 * 1024 * 1024));
+    assert_eq!(talker.hear(), Heard::Close(GOING_AWAY));
+    talker.answer_close(GOING_AWAY);
+    talker.wait_for_the_end();
+    wait_for_the_old_ones_end(&server);
+    assert!(!server.log().contains("are cut"));
+    server.stop();
+}
+
+#[test]
 fn a_websocket_whose_application_does_nothing_is_told_and_holds_no_stop_up() {
     let mut server = lasting().workers(1).start();
     let mut talker = Talker::open(server.address(), "/quiet");

@@ -19,6 +19,9 @@ use futures_util::{Stream, stream};
 /// Between two events, pieces of a download, and messages.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// A message that no buffers between a server and its client take.
+const BURST_LEN: usize = 16 * 1024 * 1024;
+
 /// How many pieces a download has.
 const PIECES: usize = 150;
 
@@ -32,6 +35,7 @@ async fn replica(worker: Worker) -> Result<Router, BoxError> {
         .route("/", get(async move || worker.generation().to_string()))
         .route("/echo", get(async |upgrade: WebSocketUpgrade| upgrade.on_upgrade(echo)))
         .route("/push", get(async |upgrade: WebSocketUpgrade| upgrade.on_upgrade(push)))
+        .route("/burst", get(async |upgrade: WebSocketUpgrade| upgrade.on_upgrade(burst)))
         .route("/quiet", get(async |upgrade: WebSocketUpgrade| upgrade.on_upgrade(quiet)))
         .route("/events", get(async || Sse::new(events())))
         .route("/download", get(async || Body::from_stream(download())))
@@ -84,6 +88,14 @@ async fn push(mut socket: WebSocket) {
         tokio::time::sleep(PAUSE).await;
     }
     log::info!(target: "lasting", "push ended");
+}
+
+/// Says much at once, and then listens.
+async fn burst(mut socket: WebSocket) {
+    if socket.send(Message::Binary(vec![0x88; BURST_LEN].into())).await.is_ok() {
+        while let Some(Ok(_)) = socket.recv().await {}
+    }
+    log::info!(target: "lasting", "burst ended");
 }
 
 /// Speaks once, and never again.

@@ -31,10 +31,10 @@ impl<B: Body> Answer<B> {
     }
 
     pub(super) fn of(response: Response<B>, request: Option<Asking>) -> Response<Self> {
-        // What has a length was promised whole.
-        let is_endless = is(response.headers(), &CONTENT_TYPE, "text/event-stream")
-            && !response.headers().contains_key(CONTENT_LENGTH)
-            && response.body().size_hint().exact().is_none();
+        // What has a length was promised whole; most have one, and their headers are not looked at.
+        let is_endless = response.body().size_hint().exact().is_none()
+            && is(response.headers(), &CONTENT_TYPE, "text/event-stream")
+            && !response.headers().contains_key(CONTENT_LENGTH);
         let ends = request.as_ref().filter(|_| is_endless).map(|request| request.life().ends().next());
         response.map(|body| Self { body: Some(body), ends, request })
     }

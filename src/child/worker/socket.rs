@@ -84,7 +84,7 @@ async fn part(shared: &Shared, ends: &dyn Ends) {
         () = soon => {}
     }
     lock(shared).farewell = Farewell::Due(0);
-    if poll_fn(|context| lock(shared).poll_farewell(context)).await.is_err() {
+    if poll_fn(|context| lock(shared).poll_told(context)).await.is_err() {
         return lock(shared).end();
     }
     if lock(shared).listens {
@@ -192,17 +192,23 @@ impl Socket {
         Poll::Pending
     }
 
+    /// Ready once the farewell is said.
+    fn poll_told(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Whatever it waits for, the application may be the one who comes first.
+        keep(&mut self.worker, context);
+        self.poll_farewell(context)
+    }
+
     /// Says the farewell at the next boundary, whoever of both comes there first.
     fn poll_farewell(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some((stream, _)) = &mut self.carrier else { return Poll::Ready(Ok(())) };
         while let Farewell::Due(written) = &mut self.farewell {
             if !self.sent.is_between() {
-                keep(&mut self.worker, context);
                 return Poll::Pending;
             }
             if self.sent.has_closed() || *written == GOING_AWAY.len() {
                 self.farewell = Farewell::Said;
-                // The socket knows one who waits to write, and it was the one of us who asked last.
+                // A stream knows one who waits to write: of these two the one who has asked last.
                 wake(&mut self.writer);
                 wake(&mut self.worker);
                 break;
