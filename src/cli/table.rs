@@ -10,7 +10,7 @@ pub(super) fn of(program: &str, status: &Status) -> String {
     let addresses: Vec<&str> = status.listeners.iter().map(|listener| listener.address.as_str()).collect();
     let _ = writeln!(
         out,
-        "{program} {}: {}, pid {}, generation {}, up {}, listening on {}\n",
+        "{program} {}: {}, pid {}, generation {}, up {}, listening on {}",
         status.version,
         status.state,
         status.pid,
@@ -18,6 +18,10 @@ pub(super) fn of(program: &str, status: &Status) -> String {
         duration(status.uptime_s),
         addresses.join(" "),
     );
+    if let Some(last) = &status.last_reload {
+        let _ = writeln!(out, "last reload: {last}");
+    }
+    out.push('\n');
     let mut rows =
         vec![["", "PID", "GEN", "STATE", "CONNS", "REQUESTS", "RESTARTS", "RSS", "UP", "LAST EXIT"].map(str::to_owned)];
     for worker in &status.workers {

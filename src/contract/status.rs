@@ -1,5 +1,8 @@
 //! The answer to `status`, one object for people and scripts. Fields are added, never changed.
 
+use std::fmt;
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 /// The whole daemon.
@@ -12,7 +15,18 @@ pub(crate) struct Status {
     pub(crate) version: String,
     pub(crate) generation: u32,
     pub(crate) uptime_s: f64,
+    /// The path that a reload starts the new generation from: as the daemon itself was started.
+    #[serde(default)]
+    pub(crate) program: Option<PathBuf>,
+    /// The file that the generation which serves was started from, without symlinks.
+    #[serde(default)]
+    pub(crate) executable: Option<PathBuf>,
     pub(crate) listeners: Vec<ListenerStatus>,
+    /// How many reloads were asked for, and how many of them are over.
+    #[serde(default)]
+    pub(crate) reloads_asked: u64,
+    #[serde(default)]
+    pub(crate) reloads_finished: u64,
     pub(crate) last_reload: Option<ReloadStatus>,
     pub(crate) workers: Vec<WorkerStatus>,
     pub(crate) helpers: Vec<HelperStatus>,
@@ -36,6 +50,19 @@ pub(crate) struct ReloadStatus {
     #[serde(default)]
     pub(crate) last_lines: Vec<String>,
     pub(crate) took_ms: u64,
+}
+
+impl fmt::Display for ReloadStatus {
+    /// In one line: `rolled back after 20 ms: worker 0 generation 2: no database`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.reason {
+            None => write!(f, "committed, generation {} after {} ms", self.generation, self.took_ms),
+            Some(reason) => {
+                let reason = reason.lines().map(str::trim).collect::<Vec<_>>().join("; ");
+                write!(f, "rolled back after {} ms: {reason}", self.took_ms)
+            }
+        }
+    }
 }
 
 /// One worker process, or a slot that waits for one.

@@ -311,7 +311,7 @@ impl Master {
     /// Tells the service manager how things stand.
     fn tell_the_manager(&mut self) {
         let addresses = self.urls();
-        self.notifier.status(&self.supervisor.view(), &addresses);
+        self.notifier.status(&self.supervisor.view(), &addresses, self.rollout.last.as_ref());
     }
 
     fn grant(&mut self, wish: Wish) {

@@ -10,11 +10,16 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use nix::time::{ClockId, clock_gettime};
 
+use super::children::plain;
 use super::supervisor::{Place, View};
 use crate::contract::ids::Role;
+use crate::contract::status::ReloadStatus;
 
 /// More is not kept for a manager that does not read.
 const UNSENT_MAX: usize = 64;
+
+/// So many letters of the last reload's result: it is shown in one line.
+const LAST_RELOAD_LEN_MAX: usize = 400;
 
 #[derive(Debug, Default)]
 pub(super) struct Notifier {
@@ -70,11 +75,14 @@ impl Notifier {
     }
 
     /// How things stand, if that has changed.
-    pub(super) fn status(&mut self, view: &View, addresses: &str) {
+    pub(super) fn status(&mut self, view: &View, addresses: &str, last_reload: Option<&ReloadStatus>) {
         let is_worker = |place: &&Place| matches!(place.role, Role::Worker(..));
         let workers = || view.places.iter().filter(is_worker);
         let (all, serving) = (workers().count(), workers().filter(|place| place.state == "serving").count());
-        let status = format!("STATUS={}: {serving} of {all} workers serve on {addresses}", view.state);
+        // Lines are the protocol's, so it is one.
+        let last = last_reload.map_or_else(String::new, |last| format!("; last reload: {last}"));
+        let last = plain(&last, LAST_RELOAD_LEN_MAX);
+        let status = format!("STATUS={}: {serving} of {all} workers serve on {addresses}{last}", view.state);
         if self.status != status {
             self.status = status;
             self.is_status_unsent = true;

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::hash::{Hash, Hasher};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -50,6 +50,11 @@ impl Load {
             files.push(GivenFile { path: file.path.clone(), refused });
         }
         Ok(Self { executable: executable.into(), service, umask, configuration, files, opened })
+    }
+
+    /// Where the executable is, as the kernel says it.
+    pub(super) fn executable(&self) -> Option<PathBuf> {
+        fs::read_link(format!("/proc/self/fd/{}", self.executable.as_raw_fd())).ok()
     }
 
     /// What goes with the order to load: the lock file, the configuration, the files.

@@ -77,6 +77,7 @@ impl Master {
         let reason = result.as_ref().err().cloned();
         let last = ReloadStatus { generation: generation.0, outcome, reason, last_lines: last_lines.clone(), took_ms };
         self.rollout.last = Some(last);
+        self.is_news = true;
         let (done, waiting) = std::mem::take(&mut self.rollout.waiting).into_iter().partition(|(of, _)| *of == number);
         self.rollout.waiting = waiting;
         self.rollout.finished += Vec::len(&done) as u64;
