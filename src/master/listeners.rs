@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
 use std::io;
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ pub(super) struct Listeners {
     open: BTreeMap<ListenerId, Listener>,
     next: u32,
     /// No generation has them any more; their queues are being emptied until then.
-    closing: Vec<(Instant, Listener)>,
+    closing: Vec<(Instant, ListenerId, Listener)>,
 }
 
 /// One open socket, over all generations that listen on it.
@@ -74,15 +74,21 @@ impl Listeners {
 
     fn bind_one(&mut self, wanted: &Wanted, bound: &Bound, service: Service) -> Result<ListenerId, Error> {
         let address = wanted.address.clone().expect("a listener that is in force has an address");
+        self.take_back(&address);
         let is_free = |id: ListenerId| !bound.iter().any(|(_, taken)| *taken == id);
-        let same = self.open.iter().find(|(id, listener)| listener.wanted == address && is_free(**id));
-        if let Some((&id, _)) = same {
-            return Ok(id);
+        let all = self.open.iter().filter(|(id, listener)| listener.wanted == address && is_free(**id));
+        let same = all.clone().find(|(_, listener)| listener.is_reachable());
+        if let Some((&id, listener)) = same {
+            let tried = listener.file.iter().try_for_each(|file| try_to_give(file, wanted, service));
+            return tried.map(|()| id).or_refused(|| format!("cannot change {address}"));
+        }
+        if all.count() > 0 {
+            log::warn!(target: "forebay", "{address}: its name is gone, or another's: listening there anew");
         }
         let cannot = || format!("cannot listen on {address}");
         let listener = match &address {
-            Address::Tcp(_) => {
-                let (socket, bound) = listen_tcp(&address, wanted.backlog).or_refused(cannot)?;
+            Address::Tcp(wanted_address) => {
+                let (socket, bound) = self.listen_tcp(*wanted_address, wanted.backlog)?;
                 Listener { wanted: address.clone(), address: bound, socket, file: None }
             }
             Address::Unix(path) => {
@@ -97,12 +103,47 @@ impl Listeners {
         Ok(id)
     }
 
+    /// One that has just gone and is wanted again: its address is free for nobody else yet.
+    fn take_back(&mut self, address: &Address) {
+        if let Some(index) = self.closing.iter().position(|(_, _, listener)| listener.wanted == *address) {
+            let (_, id, listener) = self.closing.swap_remove(index);
+            self.open.insert(id, listener);
+        }
+    }
+
+    fn listen_tcp(&mut self, address: SocketAddr, backlog: i32) -> Result<(Socket, Address), Error> {
+        let is_in_the_way = |listener: &Listener| match listener.address {
+            Address::Tcp(other) => overlap(address, other),
+            Address::Unix(_) => false,
+        };
+        let what = format!("cannot listen on {address}");
+        let error = match listen_tcp(address, backlog) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => error,
+            result => return result.or_refused(|| what),
+        };
+        // Its time was for connections that may still come; nobody else waits for this one.
+        let (gone, left) = std::mem::take(&mut self.closing).into_iter().partition(|(_, _, old)| is_in_the_way(old));
+        self.closing = left;
+        if !Vec::is_empty(&gone) {
+            gone.iter().for_each(|(_, _, listener)| listener.shut());
+            return listen_tcp(address, backlog).or_refused(|| what);
+        }
+        let hint = self.open.values().find(|listener| is_in_the_way(listener)).map(|listener| {
+            let way_out = "leave it out in one reload and add this in the next, or stop and start";
+            format!("; {} of this daemon's own is in the way: {way_out}", listener.address)
+        });
+        match hint {
+            Some(hint) => Err(Error::new(Exit::Refused, format!("{what}: {error}{hint}"))),
+            None => Err(error).or_refused(|| what),
+        }
+    }
+
     /// These are wanted from now on, as they are wanted: queue, mode, owner.
     pub(super) fn keep(&mut self, bound: &Bound, service: Service, now: Instant) {
         let gone: Vec<ListenerId> =
             self.open.keys().copied().filter(|id| !bound.iter().any(|(_, kept)| kept == id)).collect();
-        let gone = gone.iter().filter_map(|id| self.open.remove(id));
-        self.closing.extend(gone.map(|listener| (now + CLOSING, listener)));
+        let gone = gone.into_iter().filter_map(|id| Some((id, self.open.remove(&id)?)));
+        self.closing.extend(gone.map(|(id, listener)| (now + CLOSING, id, listener)));
         for (wanted, id) in bound {
             let Some(listener) = self.open.get(id) else { continue };
             // A second listen(2) changes the queue's length only.
@@ -118,12 +159,12 @@ impl Listeners {
 
     /// When the next of those that go is to be closed.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.closing.iter().map(|(due, _)| *due).min()
+        self.closing.iter().map(|(due, ..)| *due).min()
     }
 
     /// Closes what has had its time.
     pub(super) fn close_the_gone(&mut self, now: Instant) {
-        self.closing.retain(|(due, listener)| {
+        self.closing.retain(|(due, _, listener)| {
             let is_over = *due <= now;
             if is_over {
                 listener.shut();
@@ -135,7 +176,7 @@ impl Listeners {
     /// Ends the queues, whoever else holds them: a worker's own child that kept its copy must not
     /// take connections that nobody answers, nor keep the next master from listening.
     pub(super) fn shut(&self) {
-        self.open.values().chain(self.closing.iter().map(|(_, listener)| listener)).for_each(Listener::shut);
+        self.open.values().chain(self.closing.iter().map(|(_, _, listener)| listener)).for_each(Listener::shut);
     }
 
     pub(super) fn descriptors<'a>(&'a self, bound: &'a Bound) -> impl Iterator<Item = BorrowedFd<'a>> {
@@ -161,6 +202,11 @@ impl Listeners {
 }
 
 impl Listener {
+    /// Whether who connects to its address comes here: a Unix socket's name can become another's.
+    fn is_reachable(&self) -> bool {
+        self.file.as_ref().is_none_or(SocketFile::is_ours)
+    }
+
     fn shut(&self) {
         if let Err(error) = self.socket.shutdown(Shutdown::Both) {
             log::warn!("cannot shut {}: {error}", self.address);
@@ -168,10 +214,16 @@ impl Listener {
     }
 }
 
+impl SocketFile {
+    fn is_ours(&self) -> bool {
+        fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.identity)
+    }
+}
+
 impl Drop for SocketFile {
     /// Removes the name, unless it is another socket's by now.
     fn drop(&mut self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.identity)
+        if self.is_ours()
             && let Err(error) = fs::remove_file(&self.path)
         {
             log::warn!("cannot remove {}: {error}", self.path.display());
@@ -179,9 +231,14 @@ impl Drop for SocketFile {
     }
 }
 
+/// Whether two listeners cannot have these at once.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let is_any = one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() == other.port() && one.is_ipv4() == other.is_ipv4() && (is_any || one.ip() == other.ip())
+}
+
 /// Binds, and says where: port 0 means any.
-fn listen_tcp(wanted: &Address, backlog: i32) -> io::Result<(Socket, Address)> {
-    let Address::Tcp(address) = *wanted else { return Err(io::ErrorKind::InvalidInput.into()) };
+fn listen_tcp(address: SocketAddr, backlog: i32) -> io::Result<(Socket, Address)> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     // Connections of an earlier process may still be in TIME_WAIT: socket(7).
     socket.set_reuse_address(true)?;
@@ -257,13 +314,8 @@ fn lock_directory(path: &Path) -> io::Result<Option<Flock<File>>> {
 /// Gives a socket's name its owner and its mode: the name that we have bound, and no other that
 /// somebody has put in its place, as its owner may in a sticky directory.
 fn give(file: &SocketFile, wanted: &Wanted, service: Service) -> io::Result<()> {
-    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
-    let held = File::options().read(true).custom_flags(flags.bits()).open(&file.path)?;
-    let found = held.metadata()?;
-    if (found.dev(), found.ino()) != file.identity {
-        return Err(io::Error::other("somebody has put something else in its place"));
-    }
-    let path = &PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd()));
+    let held = hold(file)?;
+    let path = &by_descriptor(&held);
     let owner = wanted.owner.as_ref().map_or(service.uid, |owner| owner.uid);
     let group = wanted.group.as_ref().map_or(service.gid, |group| group.gid);
     let is_given = wanted.owner.is_some() || wanted.group.is_some();
@@ -271,6 +323,38 @@ fn give(file: &SocketFile, wanted: &Wanted, service: Service) -> io::Result<()> 
         chown(path, Some(owner.as_raw()), Some(group.as_raw()))?;
     }
     fs::set_permissions(path, Permissions::from_mode(wanted.mode))
+}
+
+/// Finds out whether it can be given: owner and mode count from the commit on, and a refusal then would
+/// come too late.
+fn try_to_give(file: &SocketFile, wanted: &Wanted, service: Service) -> io::Result<()> {
+    let held = hold(file)?;
+    let before = held.metadata()?;
+    let tried = give(file, wanted, service);
+    let path = &by_descriptor(&held);
+    let after = held.metadata()?;
+    if (before.uid(), before.gid()) != (after.uid(), after.gid()) {
+        chown(path, Some(before.uid()), Some(before.gid()))?;
+    }
+    if before.mode() != held.metadata()?.mode() {
+        fs::set_permissions(path, before.permissions())?;
+    }
+    tried
+}
+
+/// Opens the name that we have bound.
+fn hold(file: &SocketFile) -> io::Result<File> {
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
+    let held = File::options().read(true).custom_flags(flags.bits()).open(&file.path)?;
+    let found = held.metadata()?;
+    if (found.dev(), found.ino()) != file.identity {
+        return Err(io::Error::other("somebody has put something else in its place"));
+    }
+    Ok(held)
+}
+
+fn by_descriptor(held: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd()))
 }
 
 /// Removes a socket that nobody listens on, and nothing else.
