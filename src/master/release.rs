@@ -1,5 +1,6 @@
 //! All that one generation is started from and executed with, kept as long as any process of it lives.
 
+use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
@@ -12,7 +13,7 @@ use super::program::Load;
 use super::supervisor::Policy;
 use crate::contract::orders::HelperOffer;
 use crate::error::{Error, Exit};
-use crate::settings::Settings;
+use crate::settings::{Settings, default_run_dir};
 
 pub(super) struct Release {
     pub(super) settings: Settings,
@@ -36,19 +37,24 @@ impl Release {
         Ok(Self { settings, load, listeners: bound, pid_file: None })
     }
 
-    /// The same for the next generation, or why that cannot follow the one that serves.
+    /// The same for the next generation, or why that cannot follow the one that serves: `run_dir` is the
+    /// directory of all.
     pub(super) fn follow(
         &self,
-        program: &Path,
+        (program, name): (&Path, &str),
         umask: Option<Mode>,
         settings: Settings,
+        run_dir: &Path,
         listeners: &mut Listeners,
     ) -> Result<Self, Error> {
         let (old, new) = (&self.settings, &settings);
+        let wrong = |why| Error::new(Exit::Config, why);
+        let (before, after) = (old.service().map_err(wrong)?, new.service().map_err(wrong)?);
+        // What comes of them, not how they are written.
         let fixed = [
-            ("run_dir", old.run_dir != new.run_dir),
-            ("user", old.user != new.user),
-            ("group", old.group != new.group),
+            ("run_dir", old.run_dir != new.run_dir && !is_one(run_dir, new.run_dir.as_deref(), name)),
+            ("user", before.uid != after.uid),
+            ("group", before.gid != after.gid),
         ];
         if let Some((key, _)) = fixed.iter().find(|(_, is_changed)| *is_changed) {
             let what = format!("`{key}` has changed, which takes a stop and a start");
@@ -85,6 +91,13 @@ impl Release {
         );
         hasher.finish()
     }
+}
+
+/// Whether the run directory that is wanted, or that this program has by itself, is the one in use.
+fn is_one(run_dir: &Path, wanted: Option<&Path>, name: &str) -> bool {
+    let wanted = wanted.map_or_else(|| default_run_dir(name), Path::to_owned);
+    let real = |path: &Path| fs::canonicalize(path).ok();
+    wanted == run_dir || (real(run_dir).is_some() && real(&wanted) == real(run_dir))
 }
 
 /// Reads the settings as a start would.

@@ -75,7 +75,8 @@ impl Master {
         // A file that was there and is gone is no word for the defaults.
         let file = serving.settings.file.clone().or_else(|| file_of(self.identity.name, None));
         let settings = release::read(file.as_deref(), &self.overrides)?;
-        serving.follow(&self.program, self.umask, settings, &mut self.listeners)
+        let program = (self.program.as_path(), self.identity.name);
+        serving.follow(program, self.umask, settings, self.run_dir.path(), &mut self.listeners)
     }
 
     /// Tells those who wait how far it has come.

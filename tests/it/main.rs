@@ -37,6 +37,7 @@ mod settings;
 mod shell;
 mod simulator;
 mod singletons;
+mod spelling;
 mod talker;
 mod tls;
 #[allow(dead_code, reason = "other programs use it too, each its part")]
