@@ -56,8 +56,7 @@ impl Master {
                 return None;
             }
             Action::Reloaded { number, generation, outcome } => {
-                self.reloaded(number, generation, outcome);
-                return None;
+                return self.reloaded(number, generation, outcome).map(Event::Scale);
             }
             Action::Report(line) => {
                 report::log(&line, &self.children);
@@ -101,8 +100,8 @@ impl Master {
             | Report::NotRestarted(_)
             | Report::Recycling(..)
             | Report::Unkillable(..)
-            | Report::Paused(_)
-            | Report::Scaled { .. } => {}
+            | Report::Paused(_) => {}
+            Report::Scaled { to, .. } => self.scaled(*to),
         }
         self.is_news = true;
     }

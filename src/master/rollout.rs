@@ -30,8 +30,10 @@ pub(super) struct Rollout {
     began: Option<Instant>,
     /// The generation of the run under way: the supervisor knows it only after the step that began the run.
     tried: Option<Generation>,
-    /// The number of workers that someone has changed, and that ends with the run under way.
+    /// The number of workers that someone has asked for, and that ends with the next run.
     scaled: Option<u16>,
+    /// The one that was asked for since the run under way began: it is a wish for the new generation too.
+    scaled_meanwhile: Option<u16>,
     pub(super) asked: u64,
     pub(super) finished: u64,
     pub(super) last: Option<ReloadStatus>,
@@ -59,7 +61,7 @@ impl Master {
     pub(super) fn prepare(&mut self, generation: Generation) -> Event {
         self.rollout.began = Some(Instant::now());
         self.rollout.tried = Some(generation);
-        self.rollout.scaled = Some(self.supervisor.workers_wanted()).filter(|&count| count != self.settings.workers);
+        self.rollout.scaled_meanwhile = None;
         match self.next_release() {
             Ok(release) => {
                 let policy = release.policy();
@@ -95,30 +97,45 @@ impl Master {
         }
     }
 
-    /// A run is over: what follows from it.
-    pub(super) fn reloaded(&mut self, number: ReloadNumber, generation: Generation, outcome: ReloadOutcome) {
+    /// So many workers are wanted from now on, whatever the settings say.
+    pub(super) fn scaled(&mut self, workers: u16) {
+        self.rollout.scaled = Some(workers).filter(|&workers| workers != self.settings.workers);
+        self.rollout.scaled_meanwhile = self.rollout.began.map(|_| workers);
+    }
+
+    /// A run is over: what follows from it, and how many workers its generation shall have, if that is
+    /// another number than its settings'.
+    pub(super) fn reloaded(
+        &mut self,
+        number: ReloadNumber,
+        generation: Generation,
+        outcome: ReloadOutcome,
+    ) -> Option<u16> {
         self.rollout.tried = None;
         let took = self.rollout.began.take().map_or(0, |began| began.elapsed().as_millis());
         let took_ms = u64::try_from(took).unwrap_or(u64::MAX);
-        let (result, culprit) = match outcome {
+        let meanwhile = self.rollout.scaled_meanwhile.take();
+        let (result, culprit, workers) = match outcome {
             ReloadOutcome::Committed { kept } => {
-                self.commit(generation, &kept);
+                let notes = self.commit(generation, &kept, meanwhile);
                 let kept = kept.iter().map(|&name| self.kept(name)).collect();
-                (Ok(Reloaded { generation: generation.0, kept, took_ms, notes: self.notes_of_settings() }), None)
+                (Ok(Reloaded { generation: generation.0, kept, took_ms, notes }), None, meanwhile)
             }
             ReloadOutcome::RolledBack { who, reason } => {
                 self.give_up(generation);
-                (Err(who.map_or_else(|| reason.clone(), |who: Role| format!("{who}: {reason}"))), who)
+                (Err(who.map_or_else(|| reason.clone(), |who: Role| format!("{who}: {reason}"))), who, None)
             }
         };
         self.notifier.reloaded();
         self.judge(Verdict { number, generation, took_ms, result }, culprit);
+        workers.filter(|&workers| workers != self.settings.workers)
     }
 
-    /// This generation serves now: what its settings say of the master itself.
-    fn commit(&mut self, generation: Generation, kept: &[HelperName]) {
+    /// This generation serves now: what its settings say of the master itself. Returns what of them is
+    /// not in force, and what is not any more.
+    fn commit(&mut self, generation: Generation, kept: &[HelperName], meanwhile: Option<u16>) -> Vec<String> {
         self.serving = generation;
-        let Some(release) = self.releases.get_mut(&generation) else { return };
+        let Some(release) = self.releases.get_mut(&generation) else { return Vec::new() };
         let old = std::mem::replace(&mut self.settings, release.settings.clone());
         if old.pid_file != self.settings.pid_file {
             self.pid_file = release.pid_file.take();
@@ -134,9 +151,11 @@ impl Master {
                 log::error!(target: "forebay", "{}", Chain(&error));
             }
         }
-        for note in self.notes_of_settings() {
+        let notes = self.notes_of_settings(meanwhile);
+        for note in &notes {
             log::info!(target: "forebay", "{generation}: {note}");
         }
+        notes
     }
 
     /// Helpers that stay as they are log what the new settings want.
@@ -188,12 +207,22 @@ impl Master {
     }
 
     /// What the file says and something else beats, and what ends with this reload.
-    fn notes_of_settings(&self) -> Vec<String> {
+    fn notes_of_settings(&mut self, meanwhile: Option<u16>) -> Vec<String> {
         let mut notes = self.overrides.beaten(&self.settings);
-        if let Some(scaled) = self.rollout.scaled {
-            let (scaled, now) = (count_of_workers(scaled), self.settings.workers);
-            notes.push(format!("`workers`: {now}, as configured; it was scaled to {scaled}"));
-        }
+        let (scaled, configured) = (self.rollout.scaled.take(), self.settings.workers);
+        let is_other = |count: &u16| *count != configured;
+        let note = match (meanwhile, scaled) {
+            (Some(count), _) => Some(count).filter(is_other).map(|count| {
+                let count = count_of_workers(count);
+                format!("`workers`: {configured} configured, scaled to {count} while this reload was under way")
+            }),
+            (None, Some(count)) => {
+                let count = count_of_workers(count);
+                Some(format!("`workers`: {configured}, as configured; it was scaled to {count}"))
+            }
+            (None, None) => None,
+        };
+        notes.extend(note);
         notes
     }
 }

@@ -31,6 +31,7 @@ mod places;
 mod recycling;
 mod reload;
 mod retirement;
+mod scaling;
 mod scarcity;
 mod serving;
 mod settings;
