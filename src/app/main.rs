@@ -15,6 +15,7 @@ use crate::contract::orders::ZYGOTE_VARIABLE;
 use crate::daemon::{self, Side};
 use crate::error::mistakes::Mistakes;
 use crate::error::{Chain, Error, Exit};
+use crate::log::printable::Printable;
 use crate::master::{self, Identity, Launch};
 use crate::settings::{Overrides, Settings, file_of};
 use crate::sys::{process, signals, title};
@@ -50,7 +51,7 @@ impl App {
 
 /// Prints an error, every line of it under the program's name.
 fn complain(name: &str, error: &Error) {
-    for line in Chain(error).to_string().lines() {
+    for line in Chain(error).to_string().lines().map(|text| Printable { text, line_break: "" }) {
         // A closed terminal is no reason for another end.
         let _ = writeln!(std::io::stderr(), "{name}: {line}");
     }

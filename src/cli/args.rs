@@ -172,6 +172,7 @@ pub(crate) fn parse(
         .bin_name(name)
         .version(version)
         .about(format!("{name}: an application in forked replicas behind one listening socket"));
+    let command = of_this_name(command, name);
     let line = command.try_get_matches_from(arguments).and_then(|matches| Line::from_arg_matches(&matches));
     match line {
         Ok(line) => Ok(line.into()),
@@ -184,6 +185,15 @@ pub(crate) fn parse(
             }
         }
     }
+}
+
+/// Help that says where this program's own files are.
+fn of_this_name(command: clap::Command, name: &'static str) -> clap::Command {
+    let said = |arg: clap::Arg| match arg.get_help().map(ToString::to_string) {
+        Some(help) => arg.help(help.replace("/NAME", &format!("/{name}"))),
+        None => arg,
+    };
+    command.mut_args(said).mut_subcommands(|command| of_this_name(command, name))
 }
 
 impl From<Line> for Invocation {

@@ -20,6 +20,7 @@ use crate::contract::ids::HelperName;
 use crate::contract::status::{HelperStatus, Status};
 use crate::error::mistakes::Mistakes;
 use crate::error::{Context, Error, Exit};
+use crate::log::printable::Printable;
 use crate::settings::{Overrides, Settings, count_of_workers, default_run_dir, example, file_of};
 
 /// How often a command that waits looks again.
@@ -41,7 +42,7 @@ pub(crate) fn status(program: &str, whom: &Whom, json: bool) -> Result<(), Error
         table::of(program, &status)
     };
     text.push('\n');
-    print(&text)
+    if json { show(&text).map(drop) } else { print(&text) }
 }
 
 /// `scale`
@@ -53,7 +54,7 @@ pub(crate) fn scale(program: &str, whom: &Whom, workers: u16) -> Result<(), Erro
 /// `reload`: shows how far it has come, and returns with its result.
 pub(crate) fn reload(program: &str, whom: &Whom, timeout: Duration) -> Result<Exit, Error> {
     let mut client = Client::connect(&run_dir(program, whom)?)?;
-    let mut show = |Step { text }: Step| show(&format!("{program}: {text}\n")).map(drop);
+    let mut show = |Step { text }: Step| print(&format!("{program}: {text}\n"));
     let reloaded: Option<Reloaded> = client.follow(RELOAD, &Nothing {}, PROGRESS, &mut show, timeout)?;
     let Some(Reloaded { generation, kept, took_ms, notes }) = reloaded else {
         let limit = timeout.as_secs_f64();
@@ -107,9 +108,9 @@ pub(crate) fn call(program: &str, whom: &Whom, helper: &str, json: &str, limit: 
         return Err(no_such_helper(&run_dir, helper));
     };
     match line.call(&call, limit)? {
-        Ok(result) => print(&format!("{result}\n")).map(|()| Exit::Done),
+        Ok(result) => show(&format!("{result}\n")).map(|_| Exit::Done),
         Err(error) => {
-            print(&format!("{error}\n"))?;
+            show(&format!("{error}\n"))?;
             Err(line.refused(&error))
         }
     }
@@ -199,12 +200,13 @@ fn run_dir(program: &str, whom: &Whom) -> Result<PathBuf, Error> {
     }
 }
 
-/// Prints, unless nobody reads any more (`| head`).
+/// Prints words, unless nobody reads any more (`| head`). Some of them are others': of children, of a
+/// file's keys.
 pub(crate) fn print(text: &str) -> Result<(), Error> {
-    show(text).map(drop)
+    show(&Printable { text, line_break: "\n" }.to_string()).map(drop)
 }
 
-/// Prints; false: nobody reads any more.
+/// Prints as it is; false: nobody reads any more.
 fn show(text: &str) -> Result<bool, Error> {
     let mut out = io::stdout();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {

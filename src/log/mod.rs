@@ -5,6 +5,7 @@
 
 pub(crate) mod logger;
 mod panics;
+pub(crate) mod printable;
 mod sender;
 pub(crate) mod writer;
 

@@ -348,7 +348,9 @@ impl Master {
         };
         log::info!(target: "forebay", "serving on {urls} with {workers} after {took} ms, master pid {pid}");
         log::info!(target: "forebay", "to look: {program} status{place}");
-        log::info!(target: "forebay", "to stop: Ctrl-C, kill {pid}, or {program} stop{place}");
+        // In the background there is no terminal, nor in a moment.
+        let at_the_terminal = if self.when_serving.is_none() { "Ctrl-C, " } else { "" };
+        log::info!(target: "forebay", "to stop: {at_the_terminal}kill {pid}, or {program} stop{place}");
         log::info!(target: "forebay", "to reload: kill -HUP {pid}, or {program} reload{place}");
     }
 }

@@ -6,7 +6,9 @@ use mio::Token;
 
 use super::Master;
 use super::supervisor::Event;
-use crate::contract::control::{Nothing, RELOAD, RESTART, Refusal, Restart, SCALE, STATUS, STOP, Scale};
+use crate::contract::control::{
+    Nothing, PROGRESS, RELOAD, RESTART, Refusal, Restart, SCALE, STATUS, STOP, Scale, Step,
+};
 use crate::contract::ids::{HelperName, WORKERS_MAX};
 use crate::error::Exit;
 use crate::ipc::frame::FrameError;
@@ -38,6 +40,9 @@ impl Master {
             }
             RELOAD => {
                 self.control.wait(token);
+                if self.supervisor.view().state == "starting" {
+                    self.tell_step(token, "the first start is under way: waiting for it");
+                }
                 self.ask_for_reload(Some((token, id)));
                 return Ok(());
             }
@@ -53,6 +58,14 @@ impl Master {
         }
         self.control.answer(token, &out, method == STOP, Instant::now());
         Ok(())
+    }
+
+    /// Tells one who waits how things stand.
+    fn tell_step(&mut self, token: Token, text: &str) {
+        let (mut out, step) = (Vec::new(), Step { text: text.to_owned() });
+        if message::notification(PROGRESS, &step, &mut out).is_ok() {
+            self.control.tell(token, &out, Instant::now());
+        }
     }
 
     fn scale(&mut self, Scale { workers }: Scale) -> Result<Scale, Refusal> {

@@ -40,6 +40,7 @@ mod simulator;
 mod singletons;
 mod spelling;
 mod talker;
+mod terminal;
 mod tls;
 #[allow(dead_code, reason = "other programs use it too, each its part")]
 #[path = "../load/traffic.rs"]

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::ipc::message::LogRecord;
+use crate::log::printable::Printable;
 
 /// Bytes that may wait for a console that takes no more.
 const WAITING_MAX: usize = 256 * 1024;
@@ -72,28 +73,6 @@ impl Console {
         if self.waiting.is_empty() && self.waiting.capacity() > 2 * WAITING_MAX {
             self.waiting = VecDeque::new();
         }
-    }
-}
-
-/// What comes from clients and children, for a terminal that must not obey it.
-struct Printable<'a> {
-    text: &'a str,
-    line_break: &'a str,
-}
-
-impl std::fmt::Display for Printable<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let is_special = |c: char| c.is_control() && c != '\t';
-        for piece in self.text.split_inclusive(is_special) {
-            let last = piece.chars().next_back().filter(|&c| is_special(c));
-            f.write_str(&piece[..piece.len() - last.map_or(0, char::len_utf8)])?;
-            match last {
-                Some('\n') => f.write_str(self.line_break)?,
-                Some(control) => write!(f, "{}", control.escape_default())?,
-                None => {}
-            }
-        }
-        Ok(())
     }
 }
 
