@@ -26,10 +26,7 @@ pub(super) struct Rollout {
     /// Who asks in this step: a connection and the id of its request. `None` in it: a signal.
     asking: Option<Option<(Token, u32)>>,
     pub(super) waiting: Vec<(ReloadNumber, Option<(Token, u32)>)>,
-    /// When the run under way began.
-    began: Option<Instant>,
-    /// The generation of the run under way: the supervisor knows it only after the step that began the run.
-    tried: Option<Generation>,
+    under_way: Option<UnderWay>,
     /// The number of workers that someone has asked for, and that ends with the next run.
     scaled: Option<u16>,
     /// The one that was asked for since the run under way began: it is a wish for the new generation too.
@@ -39,6 +36,12 @@ pub(super) struct Rollout {
     pub(super) last: Option<ReloadStatus>,
     /// The run that is over, and whose result is not told yet.
     pub(super) awaited: Option<Awaited>,
+}
+
+/// A run that was begun and is not over. What it was prepared with stays, also while it has no process.
+struct UnderWay {
+    generation: Generation,
+    began: Instant,
 }
 
 impl Master {
@@ -59,8 +62,7 @@ impl Master {
 
     /// Gets all that this generation is started from.
     pub(super) fn prepare(&mut self, generation: Generation) -> Event {
-        self.rollout.began = Some(Instant::now());
-        self.rollout.tried = Some(generation);
+        self.rollout.under_way = Some(UnderWay { generation, began: Instant::now() });
         self.rollout.scaled_meanwhile = None;
         match self.next_release() {
             Ok(release) => {
@@ -100,7 +102,7 @@ impl Master {
     /// So many workers are wanted from now on, whatever the settings say.
     pub(super) fn scaled(&mut self, workers: u16) {
         self.rollout.scaled = Some(workers).filter(|&workers| workers != self.settings.workers);
-        self.rollout.scaled_meanwhile = self.rollout.began.map(|_| workers);
+        self.rollout.scaled_meanwhile = self.rollout.under_way.as_ref().map(|_| workers);
     }
 
     /// A run is over: what follows from it, and how many workers its generation shall have, if that is
@@ -111,8 +113,7 @@ impl Master {
         generation: Generation,
         outcome: ReloadOutcome,
     ) -> Option<u16> {
-        self.rollout.tried = None;
-        let took = self.rollout.began.take().map_or(0, |began| began.elapsed().as_millis());
+        let took = self.rollout.under_way.take().map_or(0, |run| run.began.elapsed().as_millis());
         let took_ms = u64::try_from(took).unwrap_or(u64::MAX);
         let meanwhile = self.rollout.scaled_meanwhile.take();
         let (result, culprit, workers) = match outcome {
@@ -188,8 +189,9 @@ impl Master {
             let is_its = |role: Role| role.generation() == Some(generation);
             places.iter().any(|place| is_its(place.role)) || self.children.iter().any(|(_, child)| is_its(child.role))
         };
-        let kept = [Some(self.serving), self.rollout.tried];
-        let is_gone = |&generation: &Generation| !kept.contains(&Some(generation)) && !lives(generation);
+        let tried = self.rollout.under_way.as_ref().map(|run| run.generation);
+        let is_of_use = |generation| generation == self.serving || Some(generation) == tried || lives(generation);
+        let is_gone = |generation: &Generation| !is_of_use(*generation);
         let gone: Vec<Generation> = self.releases.keys().copied().filter(is_gone).collect();
         for generation in gone {
             self.releases.remove(&generation);

@@ -29,6 +29,7 @@ mod peer;
 mod peers;
 mod places;
 mod recycling;
+mod queued;
 mod reload;
 mod retirement;
 mod scaling;
