@@ -1,10 +1,15 @@
-//! What waits for its turn: a reload behind another one.
+//! What waits for its turn: a reload behind another one, clients at an address that goes.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
 
-use nix::libc::SIGHUP;
+use forebay::testing::Server;
+use nix::libc::{SIGCONT, SIGHUP, SIGSTOP};
 
-use crate::reload::{Releases, reloads};
+use crate::client::example;
+use crate::reload::{Releases, commit, configure, reloads};
 
 #[test]
 fn a_reload_behind_one_that_rolls_back_keeps_what_it_was_prepared_with() {
@@ -21,4 +26,37 @@ fn a_reload_behind_one_that_rolls_back_keeps_what_it_was_prepared_with() {
     server.wait_for_log("reload 1 generation 2: rolled back");
     assert!(!server.log().contains("is gone"), "{}", server.log());
     server.stop();
+}
+
+#[test]
+fn all_that_queue_at_an_address_that_goes_are_answered() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let goes = taken.local_addr().expect("an address");
+    drop(taken);
+    let text = "[timeouts]\nstable = 0.05\n";
+    let both = format!("{text}[listener.goes]\naddress = \"{goes}\"\n");
+    let server = Server::of(example("fixture")).workers(1).configuration(&both).start();
+    let worker = server.workers()[0];
+    server.signal(worker, SIGSTOP);
+    let queued: Vec<TcpStream> = (0..400).map(|_| asked(goes)).collect();
+    configure(&server, text);
+    commit(&server);
+    server.signal(worker, SIGCONT);
+    let answered = queued.into_iter().filter_map(answer).filter(|answer| answer.starts_with("HTTP/1.1 200")).count();
+    assert_eq!(answered, 400);
+    server.stop();
+}
+
+/// A client that has sent its request.
+fn asked(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).expect("room in the queue");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a limit");
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").expect("send");
+    stream
+}
+
+/// What it is answered. `None`: the connection was lost.
+fn answer(mut stream: TcpStream) -> Option<String> {
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).is_ok().then_some(answer)
 }

@@ -55,7 +55,9 @@ pub(super) async fn all(queue: &mut Queue, replica: &dyn Replica, drain: &Arc<Dr
 /// else's any more.
 pub(super) async fn rest(mut queue: Queue, replica: &dyn Replica, drain: &Arc<Drain>) {
     for _ in 0..REST_MAX * queue.listeners.len() {
-        match poll_fn(|context| Poll::Ready(queue.poll_accept(context))).await {
+        // Without tokio's budget, which makes a full queue seem empty after 128 connections.
+        let next = tokio::task::unconstrained(poll_fn(|context| Poll::Ready(queue.poll_accept(context))));
+        match next.await {
             Poll::Ready(Ok(taken)) => serve(taken, replica, drain),
             Poll::Ready(Err(error)) if is_peers_fault(&error) => {}
             Poll::Ready(Err(_)) | Poll::Pending => return,
