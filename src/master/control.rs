@@ -20,6 +20,12 @@ use crate::ipc::{message, peer};
 /// Connections at once; the oldest makes room for a new one.
 const PEERS_MAX: usize = 64;
 
+/// Of those that wait for the end of a reload, and of those that wait for the end of this process, at
+/// most so many: clearly fewer than there are places, so that there is always one for who asks next.
+pub(super) const WAITING_MAX: usize = 24;
+
+const _: () = assert!(2 * WAITING_MAX < PEERS_MAX);
+
 /// Connections taken in one turn.
 const ACCEPTS_MAX: usize = 64;
 
@@ -61,8 +67,8 @@ struct Peer {
     deadline: Instant,
     /// It waits for the end of this process: its socket stays open until then.
     until_the_end: bool,
-    /// It waits for an answer that takes its time.
-    waits: bool,
+    /// So many answers to it take their time.
+    awaited: usize,
     /// It asks no more.
     has_finished: bool,
 }
@@ -164,7 +170,7 @@ impl ControlServer {
                 unsent: Vec::new(),
                 deadline,
                 until_the_end: false,
-                waits: false,
+                awaited: 0,
                 has_finished: false,
             };
             self.peers.insert(self.next, peer);
@@ -193,21 +199,13 @@ impl ControlServer {
     }
 
     /// Sends an answer, now or as the peer reads.
-    pub(super) fn answer(&mut self, token: Token, bytes: &[u8], until_the_end: bool, now: Instant) {
+    pub(super) fn answer(&mut self, token: Token, bytes: &[u8], now: Instant) {
         let Some(peer) = self.peers.get_mut(&token.0) else { return };
         peer.unsent.extend_from_slice(bytes);
         peer.deadline = now + SILENCE_MAX;
-        peer.until_the_end |= until_the_end;
-        peer.waits = false;
         if peer.unsent.len() > CONTROL_LEN_MAX as usize || peer.write().is_err() {
             self.close(token);
         }
-    }
-
-    /// Sends something on the way to the answer, which may take its time.
-    pub(super) fn tell(&mut self, token: Token, bytes: &[u8], now: Instant) {
-        self.answer(token, bytes, false, now);
-        self.wait(token);
     }
 
     /// Whether someone may wait here without taking from others what is in reserve for all.
@@ -216,11 +214,30 @@ impl ControlServer {
         self.spare.is_whole()
     }
 
-    /// The answer will come when it is there.
+    /// An answer will come when it is there.
     pub(super) fn wait(&mut self, token: Token) {
         if let Some(peer) = self.peers.get_mut(&token.0) {
-            peer.waits = true;
+            peer.awaited += 1;
         }
+    }
+
+    /// Sends an answer that was waited for.
+    pub(super) fn fulfil(&mut self, token: Token, bytes: &[u8], now: Instant) {
+        if let Some(peer) = self.peers.get_mut(&token.0) {
+            peer.awaited = peer.awaited.saturating_sub(1);
+        }
+        self.answer(token, bytes, now);
+        self.dismiss(token);
+    }
+
+    /// Keeps a connection open until the end of this process; false where too many wait for that.
+    pub(super) fn keep_until_the_end(&mut self, token: Token) -> bool {
+        let others = self.peers.iter().filter(|(number, peer)| **number != token.0 && peer.until_the_end).count();
+        let has_room = others < WAITING_MAX;
+        if let Some(peer) = self.peers.get_mut(&token.0).filter(|_| has_room) {
+            peer.until_the_end = true;
+        }
+        has_room
     }
 
     /// These may ask from now on, besides root and this process's user.
@@ -269,7 +286,7 @@ fn refuse(mut stream: UnixStream, uid: u32) {
 impl Peer {
     /// Whether it is silent because it waits for us.
     fn is_patient(&self) -> bool {
-        self.until_the_end || self.waits
+        self.until_the_end || self.awaited > 0
     }
 
     fn read(&mut self) -> io::Result<Vec<Vec<u8>>> {

@@ -275,6 +275,9 @@ impl Master {
         self.feel_the_pulses();
         self.weigh_the_workers(now);
         self.step(Event::Tick);
+        if self.rollout.is_unwritten {
+            self.write_reloads();
+        }
         self.notifier.flush();
         if std::mem::take(&mut self.is_news) {
             self.tell_the_manager();

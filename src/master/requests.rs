@@ -5,6 +5,7 @@ use std::time::Instant;
 use mio::Token;
 
 use super::Master;
+use super::control::WAITING_MAX;
 use super::supervisor::Event;
 use crate::contract::control::{
     Nothing, PROGRESS, RELOAD, RESTART, Refusal, Restart, SCALE, STATUS, STOP, Scale, Step,
@@ -38,7 +39,7 @@ impl Master {
                 let refusal = Refusal::new(Exit::Failed, reason);
                 message::response(id, &Err::<Nothing, _>(refusal), &mut out);
             }
-            RELOAD => {
+            RELOAD if self.is_room_for_an_asker() => {
                 self.control.wait(token);
                 if self.supervisor.view().state == "starting" {
                     self.tell_step(token, "the first start is under way: waiting for it");
@@ -46,9 +47,13 @@ impl Master {
                 self.ask_for_reload(Some((token, id)));
                 return Ok(());
             }
+            RELOAD => {
+                let reason = format!("{WAITING_MAX} reloads are waited for already: try again when one is over");
+                message::response(id, &Err::<Nothing, _>(Refusal::new(Exit::Busy, reason)), &mut out);
+            }
             STOP => {
                 self.step(Event::Stop);
-                message::response(id, &Ok::<_, Refusal>(Nothing {}), &mut out);
+                message::response(id, &self.stopping(token), &mut out);
             }
             unknown => {
                 let reason = format!("this master knows no method {unknown:?}");
@@ -56,7 +61,7 @@ impl Master {
                 message::response(id, &Err::<Nothing, _>(refusal), &mut out);
             }
         }
-        self.control.answer(token, &out, method == STOP, Instant::now());
+        self.control.answer(token, &out, Instant::now());
         Ok(())
     }
 
@@ -64,8 +69,16 @@ impl Master {
     fn tell_step(&mut self, token: Token, text: &str) {
         let (mut out, step) = (Vec::new(), Step { text: text.to_owned() });
         if message::notification(PROGRESS, &step, &mut out).is_ok() {
-            self.control.tell(token, &out, Instant::now());
+            self.control.answer(token, &out, Instant::now());
         }
+    }
+
+    /// A stop was asked for: the connection shows when it is over, if there is room.
+    fn stopping(&mut self, token: Token) -> Result<Nothing, Refusal> {
+        if self.control.keep_until_the_end(token) {
+            return Ok(Nothing {});
+        }
+        Err(Refusal::new(Exit::Busy, format!("it is stopping, and {WAITING_MAX} others wait for its end already")))
     }
 
     fn scale(&mut self, Scale { workers }: Scale) -> Result<Scale, Refusal> {

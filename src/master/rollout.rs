@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use mio::Token;
 
+use super::control::WAITING_MAX;
 use super::release::{self, Release};
 use super::supervisor::{Event, Progress, ReloadOutcome, View};
 use super::verdict::{Awaited, Verdict};
@@ -25,7 +26,8 @@ use crate::settings::{count_of_workers, file_of};
 pub(super) struct Rollout {
     /// Who asks in this step: a connection and the id of its request. `None` in it: a signal.
     asking: Option<Option<(Token, u32)>>,
-    pub(super) waiting: Vec<(ReloadNumber, Option<(Token, u32)>)>,
+    /// A few at most: the run under way, the one after it, the one whose result is not told yet.
+    pub(super) waiting: Vec<Promised>,
     under_way: Option<UnderWay>,
     /// The number of workers that someone has asked for, and that ends with the next run.
     scaled: Option<u16>,
@@ -36,6 +38,17 @@ pub(super) struct Rollout {
     pub(super) last: Option<ReloadStatus>,
     /// The run that is over, and whose result is not told yet.
     pub(super) awaited: Option<Awaited>,
+    /// Whether the file that counts them is behind.
+    pub(super) is_unwritten: bool,
+}
+
+/// Who is told how a run ends.
+pub(super) struct Promised {
+    pub(super) number: ReloadNumber,
+    /// So many have asked, signals and those included that are gone.
+    pub(super) count: u64,
+    /// A connection and the id of its request.
+    pub(super) askers: Vec<(Token, u32)>,
 }
 
 /// A run that was begun and is not over. What it was prepared with stays, also while it has no process.
@@ -53,11 +66,26 @@ impl Master {
 
     /// Whoever asks for a reload now waits for this run.
     pub(super) fn promise(&mut self, number: ReloadNumber) {
-        if let Some(asker) = self.rollout.asking.take() {
-            self.rollout.waiting.push((number, asker));
-            self.rollout.asked += 1;
-            self.write_reloads();
+        let Some(asker) = self.rollout.asking.take() else { return };
+        self.rollout.asked += 1;
+        // Once for all that ask in a turn.
+        self.rollout.is_unwritten = true;
+        match self.rollout.waiting.iter_mut().find(|promised| promised.number == number) {
+            Some(promised) => {
+                promised.count += 1;
+                promised.askers.extend(asker);
+            }
+            None => self.rollout.waiting.push(Promised { number, count: 1, askers: asker.into_iter().collect() }),
         }
+    }
+
+    /// Whether one more may wait for the result of a reload; whoever is gone waits no more.
+    pub(super) fn is_room_for_an_asker(&mut self) -> bool {
+        let control = &self.control;
+        for promised in &mut self.rollout.waiting {
+            promised.askers.retain(|(token, _)| control.owns(*token));
+        }
+        self.rollout.waiting.iter().map(|promised| promised.askers.len()).sum::<usize>() < WAITING_MAX
     }
 
     /// Gets all that this generation is started from.
@@ -90,9 +118,9 @@ impl Master {
         if message::notification(PROGRESS, &step, &mut out).is_err() {
             return;
         }
-        let waiting = self.rollout.waiting.iter().filter(|(of, _)| *of == number);
-        for (token, _) in waiting.filter_map(|(_, asker)| *asker).collect::<Vec<_>>() {
-            self.control.tell(token, &out, Instant::now());
+        let promised = self.rollout.waiting.iter().filter(|promised| promised.number == number);
+        for (token, _) in promised.flat_map(|promised| &promised.askers) {
+            self.control.answer(*token, &out, Instant::now());
         }
         if *progress == Progress::Begun {
             self.notifier.reloading();

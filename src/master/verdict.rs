@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::Master;
 use super::children::plain;
+use super::rollout::Promised;
 use crate::contract::control::{Refusal, Reloaded};
 use crate::contract::ids::{Generation, ReloadNumber, Role};
 use crate::contract::orders::{LogOrder, RECALLED_LEN_MAX, RECALLED_MAX};
@@ -78,20 +79,21 @@ impl Master {
         let last = ReloadStatus { generation: generation.0, outcome, reason, last_lines: last_lines.clone(), took_ms };
         self.rollout.last = Some(last);
         self.is_news = true;
-        let (done, waiting) = std::mem::take(&mut self.rollout.waiting).into_iter().partition(|(of, _)| *of == number);
-        self.rollout.waiting = waiting;
-        self.rollout.finished += Vec::len(&done) as u64;
+        let is_over = |promised: &mut Promised| promised.number == number;
+        let done: Vec<Promised> = self.rollout.waiting.extract_if(.., is_over).collect();
+        self.rollout.finished += done.iter().map(|promised| promised.count).sum::<u64>();
         self.write_reloads();
         let answer = result.map_err(|reason| Refusal { last_lines, ..Refusal::new(Exit::Failed, reason) });
-        for (token, id) in done.into_iter().filter_map(|(_, asker)| asker) {
+        for (token, id) in done.into_iter().flat_map(|promised| promised.askers) {
             let mut out = Vec::new();
             message::response(id, &answer, &mut out);
-            self.control.answer(token, &out, false, Instant::now());
+            self.control.fulfil(token, &out, Instant::now());
         }
     }
 
     /// How many reloads were asked for and are over, and how the last one ended.
-    pub(super) fn write_reloads(&self) {
+    pub(super) fn write_reloads(&mut self) {
+        self.rollout.is_unwritten = false;
         let (asked, finished, last) = (self.rollout.asked, self.rollout.finished, &self.rollout.last);
         let text = json!({ "asked": asked, "finished": finished, "last": last }).to_string();
         if let Err(error) = self.run_dir.write_reloads(&format!("{text}\n")) {

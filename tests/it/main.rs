@@ -6,6 +6,7 @@ mod client;
 mod cluster;
 mod commands;
 mod crashes;
+mod crowd;
 mod db;
 mod deploy;
 mod documents;
