@@ -62,6 +62,8 @@ pub(super) struct ControlServer {
 
 struct Peer {
     stream: UnixStream,
+    /// Whose it is, as the kernel says.
+    uid: u32,
     decoder: Decoder,
     unsent: Vec<u8>,
     deadline: Instant,
@@ -71,6 +73,8 @@ struct Peer {
     awaited: usize,
     /// It asks no more.
     has_finished: bool,
+    /// Its user may ask no more: it gets what it waits for.
+    is_revoked: bool,
 }
 
 impl ControlServer {
@@ -151,12 +155,19 @@ impl ControlServer {
         self.has_more = true;
     }
 
-    fn admit(&mut self, mut stream: UnixStream, registry: &Registry, now: Instant) {
+    fn admit(&mut self, stream: UnixStream, registry: &Registry, now: Instant) {
         match peer::uid(&stream) {
-            Ok(uid) if peer::is_ours(uid) || self.allowed.contains(&uid) => {}
-            Ok(uid) => return self.turn_away(stream, uid, now),
-            Err(error) => return log::warn!(target: "forebay", "control socket: who connects is unknown: {error}"),
+            Ok(uid) if self.may_ask(uid) => self.seat(stream, uid, registry, now),
+            Ok(uid) => self.turn_away(stream, uid, now),
+            Err(error) => log::warn!(target: "forebay", "control socket: who connects is unknown: {error}"),
         }
+    }
+
+    fn may_ask(&self, uid: u32) -> bool {
+        peer::is_ours(uid) || self.allowed.contains(&uid)
+    }
+
+    fn seat(&mut self, mut stream: UnixStream, uid: u32, registry: &Registry, now: Instant) {
         if self.peers.len() >= PEERS_MAX && !self.close_the_oldest(Duration::ZERO, now) {
             return;
         }
@@ -166,12 +177,14 @@ impl ControlServer {
             let deadline = now + SILENCE_MAX;
             let peer = Peer {
                 stream,
+                uid,
                 decoder,
                 unsent: Vec::new(),
                 deadline,
                 until_the_end: false,
                 awaited: 0,
                 has_finished: false,
+                is_revoked: false,
             };
             self.peers.insert(self.next, peer);
             self.next += 1;
@@ -187,6 +200,7 @@ impl ControlServer {
     pub(super) fn requests(&mut self, token: Token) -> Vec<Vec<u8>> {
         let Some(peer) = self.peers.get_mut(&token.0) else { return Vec::new() };
         match peer.read().and_then(|requests| peer.write().map(|()| requests)) {
+            Ok(_) if peer.is_revoked => Vec::new(),
             Ok(requests) => requests,
             Err(error) => {
                 if error.kind() != ErrorKind::UnexpectedEof {
@@ -240,9 +254,21 @@ impl ControlServer {
         has_room
     }
 
-    /// These may ask from now on, besides root and this process's user.
+    /// These may ask from now on, besides root and this process's user. Connections of others end: at
+    /// once, or with the answer that they wait for.
     pub(super) fn allow(&mut self, allowed: Vec<u32>) {
         self.allowed = allowed;
+        let revoked: Vec<usize> =
+            self.peers.iter().filter(|(_, peer)| !self.may_ask(peer.uid)).map(|(&number, _)| number).collect();
+        for number in revoked {
+            let Some(peer) = self.peers.get_mut(&number) else { continue };
+            log::info!(target: "forebay", "control socket: uid {} may ask no more", peer.uid);
+            peer.is_revoked = true;
+            peer.has_finished = true;
+            if !peer.is_patient() {
+                self.close(Token(number));
+            }
+        }
     }
 
     /// Closes a connection that asks no more and has all its answers.
@@ -323,5 +349,84 @@ impl Peer {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mio::Poll;
+
+    use super::*;
+
+    /// A user that no test runs as.
+    const SOMEBODY: u32 = 4242;
+
+    struct Place {
+        _directory: tempfile::TempDir,
+        poll: Poll,
+        server: ControlServer,
+    }
+
+    impl Place {
+        fn open(allowed: Vec<u32>) -> Self {
+            let directory = tempfile::tempdir().expect("a directory");
+            let listener = UnixListener::bind(directory.path().join("control.sock")).expect("a socket");
+            let poll = Poll::new().expect("an epoll instance");
+            let server = ControlServer::new(listener, allowed, poll.registry(), Token(1)).expect("a server");
+            Self { _directory: directory, poll, server }
+        }
+
+        /// A connection of this user: its other end, and its token.
+        fn seat(&mut self, uid: u32) -> (std::os::unix::net::UnixStream, Token) {
+            let (ours, theirs) = UnixStream::pair().expect("a pair");
+            self.server.seat(ours, uid, self.poll.registry(), Instant::now());
+            let theirs = std::os::unix::net::UnixStream::from(std::os::fd::OwnedFd::from(theirs));
+            (theirs, Token(self.server.next - 1))
+        }
+    }
+
+    #[test]
+    fn who_may_ask_no_more_loses_the_open_connection_too() {
+        let mut place = Place::open(vec![SOMEBODY]);
+        let ((_one, idle), (mut other, waiting)) = (place.seat(SOMEBODY), place.seat(SOMEBODY));
+        let (_ours, own) = place.seat(nix::unistd::geteuid().as_raw());
+        place.server.wait(waiting);
+        place.server.allow(vec![SOMEBODY]);
+        assert!(place.server.owns(idle) && place.server.owns(waiting));
+        place.server.allow(Vec::new());
+        assert!(!place.server.owns(idle) && place.server.owns(waiting) && place.server.owns(own));
+        // It gets what it waits for, and nothing else that it asks.
+        let mut request = Vec::new();
+        message::request(2, "stop", &Nothing {}, &mut request);
+        other.write_all(&request).expect("room in the buffer");
+        assert!(place.server.requests(waiting).is_empty());
+        place.server.fulfil(waiting, b"answer", Instant::now());
+        assert!(!place.server.owns(waiting));
+    }
+
+    #[test]
+    fn a_connection_is_patient_until_all_its_answers_are_there() {
+        let mut place = Place::open(Vec::new());
+        let (_theirs, token) = place.seat(SOMEBODY);
+        let later = Instant::now() + 2 * SILENCE_MAX;
+        place.server.wait(token);
+        place.server.wait(token);
+        for answer in [b"one", b"two"] {
+            place.server.answer(token, b"of something else", Instant::now());
+            place.server.close_the_silent(later);
+            assert!(place.server.owns(token));
+            place.server.fulfil(token, answer, Instant::now());
+        }
+        place.server.close_the_silent(later);
+        assert!(!place.server.owns(token));
+    }
+
+    #[test]
+    fn not_everybody_may_wait_for_the_end() {
+        let mut place = Place::open(Vec::new());
+        let seats: Vec<_> = (0..=WAITING_MAX).map(|_| place.seat(SOMEBODY)).collect();
+        let kept = seats.iter().filter(|(_, token)| place.server.keep_until_the_end(*token)).count();
+        assert_eq!(kept, WAITING_MAX);
+        assert!(place.server.keep_until_the_end(seats[0].1), "it is one of them");
     }
 }
