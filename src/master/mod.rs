@@ -157,7 +157,7 @@ impl Master {
         let service = settings.service().map_err(|why| Error::new(Exit::Config, why))?;
         let place = settings.run_dir.clone().unwrap_or_else(|| default_run_dir(identity.name));
         let run_dir = RunDir::take(&place, service, !settings.control_uids.is_empty())?;
-        let pid_file = settings.pid_file.as_deref().map(PidFile::take).transpose()?;
+        let pid_file = settings.pid_file.as_deref().map(|path| PidFile::take(path, &run_dir)).transpose()?;
         let children_lock = run_dir.children_lock()?;
         survivors::end(&children_lock)?;
         let mut listeners = Listeners::default();

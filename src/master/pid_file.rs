@@ -1,6 +1,7 @@
 //! The pid file: the master's number for scripts, locked while the master lives.
 //!
-//! The lock is the truth, not the file: what a dead master has left there is written over.
+//! The lock is the truth, not the file: what a dead master has left there is written over. It goes with any
+//! descriptor of the file that this process closes, so a file is known by what it is, before it is opened.
 
 use std::fs::{self, File, Permissions};
 use std::io::{Read, Seek, Write};
@@ -11,6 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
 
+use super::run_dir::RunDir;
 use crate::contract::lock;
 use crate::error::{Context, Error, Exit};
 use crate::settings::is_safe_way;
@@ -25,11 +27,50 @@ pub(super) struct PidFile {
     file: File,
 }
 
+/// What the next generation's settings make of the pid file.
+#[derive(Debug, Default)]
+pub(super) enum Succession {
+    /// It is the one there is, or there is none, as before.
+    #[default]
+    Same,
+    /// It is the one there is, by another name.
+    Respelled(PathBuf),
+    /// It is another one, which is locked already; or there is none any more.
+    Other(Option<PidFile>),
+}
+
+impl Succession {
+    /// Compares what is wanted with the file there is.
+    pub(super) fn of(now: Option<&PidFile>, wanted: Option<&Path>, run_dir: &RunDir) -> Result<Self, Error> {
+        match (now, wanted) {
+            (None, None) => Ok(Self::Same),
+            (Some(now), Some(wanted)) if now.path == wanted => Ok(Self::Same),
+            (Some(now), Some(wanted)) if is_there(wanted, &now.file) => Ok(Self::Respelled(wanted.to_owned())),
+            (Some(_), None) => Ok(Self::Other(None)),
+            (_, Some(wanted)) => PidFile::take(wanted, run_dir).map(|taken| Self::Other(Some(taken))),
+        }
+    }
+
+    /// Puts it into force.
+    pub(super) fn succeed(self, now: &mut Option<PidFile>) {
+        match self {
+            Self::Same => {}
+            Self::Respelled(path) => now.iter_mut().for_each(|now| now.path.clone_from(&path)),
+            Self::Other(next) => *now = next,
+        }
+    }
+}
+
 impl PidFile {
     /// Locks it and writes this process's number, or says why that is not safe.
-    pub(super) fn take(path: &Path) -> Result<Self, Error> {
+    pub(super) fn take(path: &Path, run_dir: &RunDir) -> Result<Self, Error> {
         let cannot = || format!("cannot use the pid file {}", path.display());
         is_safe_way(path).or_refused(cannot)?;
+        // Before it is opened: closing it would give up the lock of the run directory.
+        if run_dir.owns(path) {
+            let what = format!("`pid_file`: {} is the run directory's own, name another file", path.display());
+            return Err(Error::new(Exit::Config, what));
+        }
         let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false).mode(0o644).custom_flags(flags.bits());
@@ -48,7 +89,7 @@ impl PidFile {
         // One that a master has removed at its end, between our opening and our lock, is nobody's.
         if !is_there(path, &file) {
             drop(file);
-            return Self::take(path);
+            return Self::take(path, run_dir);
         }
         file.set_len(0).or_refused(cannot)?;
         file.set_permissions(Permissions::from_mode(0o644)).or_refused(cannot)?;

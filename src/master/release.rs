@@ -8,8 +8,9 @@ use nix::sys::stat::Mode;
 use toml::{Table, Value};
 
 use super::listeners::{Bound, Listeners};
-use super::pid_file::PidFile;
+use super::pid_file::{PidFile, Succession};
 use super::program::Load;
+use super::run_dir::RunDir;
 use super::supervisor::Policy;
 use crate::contract::orders::HelperOffer;
 use crate::error::{Error, Exit};
@@ -19,8 +20,15 @@ pub(super) struct Release {
     pub(super) settings: Settings,
     pub(super) load: Load,
     pub(super) listeners: Bound,
-    /// Until it is committed: a pid file that is not the last one's.
-    pub(super) pid_file: Option<PidFile>,
+    /// Until it is committed: what becomes of the pid file.
+    pub(super) pid_file: Succession,
+}
+
+/// What the master has, and what the next release may not take from it.
+pub(super) struct Held<'a> {
+    pub(super) pid_file: Option<&'a PidFile>,
+    pub(super) run_dir: &'a RunDir,
+    pub(super) listeners: &'a mut Listeners,
 }
 
 impl Release {
@@ -34,25 +42,23 @@ impl Release {
         let service = settings.service().map_err(|why| Error::new(Exit::Config, why))?;
         let load = Load::open(program, &settings, umask)?;
         let bound = listeners.bind(&settings.listeners(), service)?;
-        Ok(Self { settings, load, listeners: bound, pid_file: None })
+        Ok(Self { settings, load, listeners: bound, pid_file: Succession::Same })
     }
 
-    /// The same for the next generation, or why that cannot follow the one that serves: `run_dir` is the
-    /// directory of all.
+    /// The same for the next generation, or why that cannot follow the one that serves.
     pub(super) fn follow(
         &self,
         (program, name): (&Path, &str),
         umask: Option<Mode>,
         settings: Settings,
-        run_dir: &Path,
-        listeners: &mut Listeners,
+        held: Held<'_>,
     ) -> Result<Self, Error> {
         let (old, new) = (&self.settings, &settings);
         let wrong = |why| Error::new(Exit::Config, why);
         let (before, after) = (old.service().map_err(wrong)?, new.service().map_err(wrong)?);
         // What comes of them, not how they are written.
         let fixed = [
-            ("run_dir", old.run_dir != new.run_dir && !is_one(run_dir, new.run_dir.as_deref(), name)),
+            ("run_dir", old.run_dir != new.run_dir && !is_one(held.run_dir.path(), new.run_dir.as_deref(), name)),
             ("user", before.uid != after.uid),
             ("group", before.gid != after.gid),
         ];
@@ -60,9 +66,8 @@ impl Release {
             let what = format!("`{key}` has changed, which takes a stop and a start");
             return Err(Error::new(Exit::Config, what));
         }
-        let moved = (old.pid_file != new.pid_file).then_some(new.pid_file.as_deref()).flatten();
-        let pid_file = moved.map(PidFile::take).transpose()?;
-        Ok(Self { pid_file, ..Self::open(program, umask, settings, listeners)? })
+        let pid_file = Succession::of(held.pid_file, new.pid_file.as_deref(), held.run_dir)?;
+        Ok(Self { pid_file, ..Self::open(program, umask, settings, held.listeners)? })
     }
 
     /// What the supervisor executes.

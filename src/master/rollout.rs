@@ -8,7 +8,8 @@ use std::time::Instant;
 use mio::Token;
 
 use super::control::WAITING_MAX;
-use super::release::{self, Release};
+use super::pid_file::Succession;
+use super::release::{self, Held, Release};
 use super::supervisor::{Event, Progress, ReloadOutcome, View};
 use super::verdict::{Awaited, Verdict};
 use super::{Master, report};
@@ -108,7 +109,8 @@ impl Master {
         let file = serving.settings.file.clone().or_else(|| file_of(self.identity.name, None));
         let settings = release::read(file.as_deref(), &self.overrides)?;
         let program = (self.program.as_path(), self.identity.name);
-        serving.follow(program, self.umask, settings, self.run_dir.path(), &mut self.listeners)
+        let held = Held { pid_file: self.pid_file.as_ref(), run_dir: &self.run_dir, listeners: &mut self.listeners };
+        serving.follow(program, self.umask, settings, held)
     }
 
     /// Tells those who wait how far it has come.
@@ -166,9 +168,7 @@ impl Master {
         self.serving = generation;
         let Some(release) = self.releases.get_mut(&generation) else { return Vec::new() };
         let old = std::mem::replace(&mut self.settings, release.settings.clone());
-        if old.pid_file != self.settings.pid_file {
-            self.pid_file = release.pid_file.take();
-        }
+        std::mem::take(&mut release.pid_file).succeed(&mut self.pid_file);
         self.listeners.keep(&release.listeners, self.service, Instant::now());
         if old.log_level != self.settings.log_level {
             logger::refilter(&self.settings.log_level);
@@ -202,7 +202,7 @@ impl Master {
     /// Nothing of this generation is needed any more but by processes that are on their way out.
     fn give_up(&mut self, generation: Generation) {
         if let Some(release) = self.releases.get_mut(&generation) {
-            release.pid_file = None;
+            release.pid_file = Succession::Same;
         }
         if let Some(serving) = self.releases.get(&self.serving) {
             self.listeners.keep(&serving.listeners, self.service, Instant::now());

@@ -32,6 +32,7 @@ mod places;
 mod recycling;
 mod queued;
 mod reload;
+mod respelled;
 mod retirement;
 mod scaling;
 mod scarcity;
