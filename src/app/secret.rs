@@ -16,8 +16,9 @@ use serde::{Deserialize, Deserializer};
 ///
 /// The master opens such files of `[app]` and of helpers' sections when it reads the configuration,
 /// so the service's user needs no right to read them: `0600` and root's is fine. A file that cannot
-/// be opened is a mistake in the configuration. One that is replaced later is read anew with the
-/// next configuration.
+/// be opened, or has more than 1 MiB, is a mistake in the configuration. What it held then is kept, for
+/// processes too that start later: one that is replaced or written over is read anew with the next
+/// configuration.
 ///
 /// ```
 /// #[derive(serde::Deserialize)]

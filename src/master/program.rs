@@ -1,9 +1,10 @@
 //! The program that zygotes are started from, and how.
 
 use std::fs::{self, File};
-use std::hash::{Hash, Hasher};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::Mode;
@@ -16,8 +17,8 @@ use crate::settings::{NamedFile, Service, Settings, is_safe_way};
 use crate::sys::process::{self, Program};
 use crate::sys::title;
 
-/// So many bytes of a secret tell it from another one.
-const HASHED_LEN_MAX: usize = 64 * 1024;
+/// The longest file that is kept for the application, in bytes: as long as the configuration may be.
+const FILE_LEN_MAX: u64 = 1024 * 1024;
 
 /// What is between the service manager and the master.
 const MASTERS_VARIABLES: [&str; 6] =
@@ -34,22 +35,32 @@ pub(super) struct Load {
     configuration: OwnedFd,
     /// The files that the application's sections name.
     files: Vec<GivenFile>,
-    opened: Vec<File>,
+    /// Of those that could be read, in the same order.
+    kept: Vec<Kept>,
+}
+
+/// What a file held when the generation was prepared: whoever is born later finds that, even where the
+/// file was written over.
+#[derive(Debug)]
+struct Kept {
+    /// Sealed.
+    content: OwnedFd,
+    digest: u64,
 }
 
 impl Load {
-    /// Opens the executable at `path` and the files that the settings name, seals the configuration.
+    /// Opens the executable at `path`, keeps the configuration and the files that the settings name.
     pub(super) fn open(path: &Path, settings: &Settings, umask: Option<Mode>) -> Result<Self, Error> {
         let executable = File::open(path).or_refused(|| format!("cannot open the program {}", path.display()))?;
         let configuration = crate::sys::memory::sealed_bytes("configuration", &settings.source)
             .or_refused(|| "cannot keep the configuration in memory".to_owned())?;
         let service = settings.service().map_err(|why| Error::new(Exit::Config, why))?;
-        let (mut files, mut opened) = (Vec::new(), Vec::new());
+        let (mut files, mut kept) = (Vec::new(), Vec::new());
         for file in &settings.named_files {
-            let refused = open_named(file).map(|file| opened.push(file)).err();
+            let refused = keep(file).map(|file| kept.push(file)).err();
             files.push(GivenFile { path: file.path.clone(), refused });
         }
-        Ok(Self { executable: executable.into(), service, umask, configuration, files, opened })
+        Ok(Self { executable: executable.into(), service, umask, configuration, files, kept })
     }
 
     /// Where the executable is, as the kernel says it.
@@ -59,19 +70,15 @@ impl Load {
 
     /// What goes with the order to load: the lock file, the configuration, the files.
     pub(super) fn given<'a>(&'a self, lock_file: &'a File) -> Vec<BorrowedFd<'a>> {
-        let opened = self.opened.iter().map(AsFd::as_fd);
-        [lock_file.as_fd(), self.configuration.as_fd()].into_iter().chain(opened).collect()
+        let kept = self.kept.iter().map(|kept| kept.content.as_fd());
+        [lock_file.as_fd(), self.configuration.as_fd()].into_iter().chain(kept).collect()
     }
 
-    /// Hashes the content of those files that are meant; the start of a long one will do.
+    /// Hashes the content of those files that are meant.
     pub(super) fn hash_files(&self, is_meant: impl Fn(&Path) -> bool, hasher: &mut impl Hasher) {
-        let mut opened = self.opened.iter();
-        for file in &self.files {
-            let opened = if file.refused.is_none() { opened.next() } else { None };
-            let Some(opened) = opened.filter(|_| is_meant(&file.path)) else { continue };
-            let mut content = vec![0; HASHED_LEN_MAX];
-            let len = opened.read_at(&mut content, 0).unwrap_or(0);
-            content[..len].hash(hasher);
+        let readable = self.files.iter().filter(|file| file.refused.is_none());
+        for (_, kept) in readable.zip(&self.kept).filter(|(file, _)| is_meant(&file.path)) {
+            kept.digest.hash(hasher);
         }
     }
 
@@ -96,9 +103,18 @@ impl Load {
     }
 }
 
-fn open_named(file: &NamedFile) -> Result<File, String> {
+fn keep(file: &NamedFile) -> Result<Kept, String> {
     is_safe_way(&file.place).map_err(|error| Chain(&error).to_string())?;
-    secret::open(&file.place)
+    let opened = secret::open(&file.place)?;
+    let mut content = Vec::new();
+    let len = opened.take(FILE_LEN_MAX + 1).read_to_end(&mut content).map_err(|error| error.to_string())?;
+    if len as u64 > FILE_LEN_MAX {
+        return Err(format!("it has more than {FILE_LEN_MAX} bytes"));
+    }
+    let mut hasher = DefaultHasher::new();
+    content.hash(&mut hasher);
+    let content = crate::sys::memory::sealed_bytes("file", &content).map_err(|error| error.to_string())?;
+    Ok(Kept { content, digest: hasher.finish() })
 }
 
 /// The path this program was started by, absolute, as whoever started it sees it: a symlink on

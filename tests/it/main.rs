@@ -20,6 +20,7 @@ mod held;
 mod identity;
 mod isolation;
 mod last_acts;
+mod kept;
 mod lifecycle;
 mod listeners;
 mod load;

@@ -1,0 +1,60 @@
+//! What a generation was started from it keeps, whatever becomes of the files.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use forebay::testing::Server;
+use nix::libc::SIGKILL;
+
+use crate::client::example;
+use crate::reload::{SHORT, commit, configure, roll_back, said};
+
+fn keyed(greeting: &str, key: &Path) -> String {
+    format!("{SHORT}[log]\nlevel = \"debug\"\n[app]\ngreeting = {greeting}\nkey_file = \"{}\"\n", key.display())
+}
+
+#[test]
+fn a_secret_that_is_rewritten_in_place_is_the_next_generations() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let key = scratch.path().join("key");
+    fs::write(&key, "1").expect("write");
+    let server = Server::of(example("configured")).workers(1).configuration(&keyed("\"a\"", &key)).start();
+    let reads = |bytes: usize| server.log().matches(&format!("the key has {bytes} bytes")).count();
+    server.wait_for("the key", || (reads(1) == 1).then_some(()));
+    fs::write(&key, "22").expect("write");
+    configure(&server, &keyed("0", &key));
+    roll_back(&server);
+    // By the zygote that there was, and by another one.
+    for restarts in 1..=2 {
+        server.signal(server.workers()[0], SIGKILL);
+        server.wait_until("another worker", |status| status["workers"][0]["restarts"] == restarts);
+        server.wait_for("the key", || (reads(1) + reads(2) == 1 + restarts).then_some(()));
+        let zygote = server.helper("zygote");
+        server.signal(zygote, SIGKILL);
+        server.wait_until("another zygote", |status| {
+            let helpers = status["helpers"].as_array().expect("helpers");
+            status["state"] == "serving"
+                && helpers.iter().any(|helper| helper["name"] == "zygote" && helper["pid"] != zygote)
+        });
+    }
+    assert_eq!((reads(1), reads(2)), (3, 0), "{}", server.log());
+    configure(&server, &keyed("\"a\"", &key));
+    commit(&server);
+    server.wait_for("the new key", || (reads(2) == 1).then_some(()));
+    server.stop();
+}
+
+#[test]
+fn a_secret_has_a_limit() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let (key, file) = (scratch.path().join("key"), scratch.path().join("configured.toml"));
+    fs::write(&file, keyed("\"a\"", &key)).expect("write");
+    for (len, code) in [(1024 * 1024, 0), (1024 * 1024 + 1, 78)] {
+        fs::write(&key, vec![b'x'; len]).expect("write");
+        let output = Command::new(example("configured")).arg("check").arg("--config").arg(&file).output();
+        let output = output.expect("the program starts");
+        assert_eq!(output.status.code(), Some(code), "{}", said(&output));
+        assert_eq!(said(&output).contains("it has more than 1048576 bytes"), code == 78, "{}", said(&output));
+    }
+}
