@@ -35,8 +35,10 @@ pub(super) struct ListenerId(u32);
 /// A generation's listeners: as it wants them, and which sockets these are.
 pub(super) type Bound = Vec<(Wanted, ListenerId)>;
 
-/// How long another start may hold the directory of a socket.
-const LOCK_WAIT: Duration = Duration::from_secs(1);
+/// How long others may hold the directories of all sockets that are bound at once: while nobody is
+/// served, and while the loop has others to care for. Anybody can who may open such a directory.
+pub(super) const LOCK_WAIT: Duration = Duration::from_secs(1);
+pub(super) const LOCK_WAIT_SERVING: Duration = Duration::from_millis(100);
 /// How long the workers that had a listener may empty its queue when it goes.
 const CLOSING: Duration = Duration::from_millis(200);
 
@@ -56,11 +58,12 @@ struct SocketFile {
 }
 
 impl Listeners {
-    /// Opens all addresses that are not open yet, or none.
-    pub(super) fn bind(&mut self, wanted: &[Wanted], service: Service) -> Result<Bound, Error> {
+    /// Opens all addresses that are not open yet, or none; waits so long for locks, all in all.
+    pub(super) fn bind(&mut self, wanted: &[Wanted], service: Service, patience: Duration) -> Result<Bound, Error> {
+        let deadline = Instant::now() + patience;
         let (first_new, mut bound) = (self.next, Bound::new());
         for wanted in wanted {
-            match self.bind_one(wanted, &bound, service) {
+            match self.bind_one(wanted, &bound, service, deadline) {
                 Ok(id) => bound.push((wanted.clone(), id)),
                 Err(error) => {
                     // What was new goes too.
@@ -72,7 +75,13 @@ impl Listeners {
         Ok(bound)
     }
 
-    fn bind_one(&mut self, wanted: &Wanted, bound: &Bound, service: Service) -> Result<ListenerId, Error> {
+    fn bind_one(
+        &mut self,
+        wanted: &Wanted,
+        bound: &Bound,
+        service: Service,
+        deadline: Instant,
+    ) -> Result<ListenerId, Error> {
         let address = wanted.address.clone().expect("a listener that is in force has an address");
         self.take_back(&address);
         let is_free = |id: ListenerId| !bound.iter().any(|(_, taken)| *taken == id);
@@ -93,7 +102,8 @@ impl Listeners {
             }
             Address::Unix(path) => {
                 is_safe_way(path).or_refused(cannot)?;
-                let (socket, file) = listen_unix(path, wanted, service).map_err(|error| error.about(&address))?;
+                let (socket, file) =
+                    listen_unix(path, wanted, service, deadline).map_err(|error| error.about(&address))?;
                 Listener { wanted: address.clone(), address: address.clone(), socket, file: Some(file) }
             }
         };
@@ -278,8 +288,13 @@ impl Unbound {
 }
 
 /// Binds a socket with its mode and owner from its first moment on, in the place of a stale one.
-fn listen_unix(path: &Path, wanted: &Wanted, service: Service) -> Result<(Socket, SocketFile), Unbound> {
-    let _lock = lock_directory(path)?;
+fn listen_unix(
+    path: &Path,
+    wanted: &Wanted,
+    service: Service,
+    deadline: Instant,
+) -> Result<(Socket, SocketFile), Unbound> {
+    let _lock = lock_directory(path, deadline)?;
     make_room(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     // Nobody connects before the owner and the mode are right.
@@ -296,9 +311,11 @@ fn listen_unix(path: &Path, wanted: &Wanted, service: Service) -> Result<(Socket
 
 /// Two that find the same stale socket: the second finds the first one's. Whoever holds the lock for
 /// longer means no good, and shall not keep us from starting.
-fn lock_directory(path: &Path) -> io::Result<Option<Flock<File>>> {
-    let deadline = Instant::now() + LOCK_WAIT;
-    let mut directory = File::open(path.parent().unwrap_or(Path::new("/")))?;
+fn lock_directory(path: &Path, deadline: Instant) -> io::Result<Option<Flock<File>>> {
+    // Not waiting for who would write to a pipe of that name.
+    let mut options = File::options();
+    options.read(true).custom_flags(OFlag::O_DIRECTORY.bits());
+    let mut directory = options.open(path.parent().unwrap_or(Path::new("/")))?;
     loop {
         directory = match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return Ok(Some(lock)),

@@ -40,7 +40,7 @@ use signal_hook_mio::v1_0::Signals;
 pub(crate) use self::check::check;
 use self::children::{Children, Output, birth_of};
 use self::control::ControlServer;
-use self::listeners::Listeners;
+use self::listeners::{LOCK_WAIT, Listeners};
 use self::notify::Notifier;
 use self::offers::{Offers, Refusal};
 use self::pid_file::PidFile;
@@ -161,7 +161,7 @@ impl Master {
         let children_lock = run_dir.children_lock()?;
         survivors::end(&children_lock)?;
         let mut listeners = Listeners::default();
-        let release = Release::open(&program, umask, settings.clone(), &mut listeners)?;
+        let release = Release::open(&program, umask, settings.clone(), &mut listeners, LOCK_WAIT)?;
         let log_listener = run_dir.log_socket()?;
         let control_listener = run_dir.control_socket()?;
         let scoreboard = Scoreboard::create(RECORDS).or_refused(|| "cannot make the scoreboard".to_owned())?;

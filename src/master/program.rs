@@ -4,9 +4,10 @@ use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 
@@ -51,7 +52,7 @@ struct Kept {
 impl Load {
     /// Opens the executable at `path`, keeps the configuration and the files that the settings name.
     pub(super) fn open(path: &Path, settings: &Settings, umask: Option<Mode>) -> Result<Self, Error> {
-        let executable = File::open(path).or_refused(|| format!("cannot open the program {}", path.display()))?;
+        let executable = open_program(path)?;
         let configuration = crate::sys::memory::sealed_bytes("configuration", &settings.source)
             .or_refused(|| "cannot keep the configuration in memory".to_owned())?;
         let service = settings.service().map_err(|why| Error::new(Exit::Config, why))?;
@@ -60,7 +61,7 @@ impl Load {
             let refused = keep(file).map(|file| kept.push(file)).err();
             files.push(GivenFile { path: file.path.clone(), refused });
         }
-        Ok(Self { executable: executable.into(), service, umask, configuration, files, kept })
+        Ok(Self { executable, service, umask, configuration, files, kept })
     }
 
     /// Where the executable is, as the kernel says it.
@@ -101,6 +102,16 @@ impl Load {
             umask: self.umask,
         })
     }
+}
+
+/// Opens a program without waiting for anything, as a pipe in its place would have it.
+fn open_program(path: &Path) -> Result<OwnedFd, Error> {
+    let cannot = || format!("cannot open the program {}", path.display());
+    let opened = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path).or_refused(cannot)?;
+    if !opened.metadata().or_refused(cannot)?.is_file() {
+        return Err(Error::new(Exit::Refused, format!("{}: it is no regular file", cannot())));
+    }
+    Ok(opened.into())
 }
 
 fn keep(file: &NamedFile) -> Result<Kept, String> {

@@ -3,11 +3,12 @@
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::stat::Mode;
 use toml::{Table, Value};
 
-use super::listeners::{Bound, Listeners};
+use super::listeners::{Bound, LOCK_WAIT_SERVING, Listeners};
 use super::pid_file::{PidFile, Succession};
 use super::program::Load;
 use super::run_dir::RunDir;
@@ -38,10 +39,11 @@ impl Release {
         umask: Option<Mode>,
         settings: Settings,
         listeners: &mut Listeners,
+        patience: Duration,
     ) -> Result<Self, Error> {
         let service = settings.service().map_err(|why| Error::new(Exit::Config, why))?;
         let load = Load::open(program, &settings, umask)?;
-        let bound = listeners.bind(&settings.listeners(), service)?;
+        let bound = listeners.bind(&settings.listeners(), service, patience)?;
         Ok(Self { settings, load, listeners: bound, pid_file: Succession::Same })
     }
 
@@ -67,7 +69,7 @@ impl Release {
             return Err(Error::new(Exit::Config, what));
         }
         let pid_file = Succession::of(held.pid_file, new.pid_file.as_deref(), held.run_dir)?;
-        Ok(Self { pid_file, ..Self::open(program, umask, settings, held.listeners)? })
+        Ok(Self { pid_file, ..Self::open(program, umask, settings, held.listeners, LOCK_WAIT_SERVING)? })
     }
 
     /// What the supervisor executes.

@@ -3,12 +3,15 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use forebay::testing::Server;
+use nix::fcntl::{Flock, FlockArg};
 use nix::libc::SIGKILL;
+use nix::sys::stat::Mode;
 
 use crate::client::example;
-use crate::reload::{SHORT, commit, configure, roll_back, said};
+use crate::reload::{Releases, SHORT, commit, configure, roll_back, said};
 
 fn keyed(greeting: &str, key: &Path) -> String {
     format!("{SHORT}[log]\nlevel = \"debug\"\n[app]\ngreeting = {greeting}\nkey_file = \"{}\"\n", key.display())
@@ -57,4 +60,34 @@ fn a_secret_has_a_limit() {
         assert_eq!(output.status.code(), Some(code), "{}", said(&output));
         assert_eq!(said(&output).contains("it has more than 1048576 bytes"), code == 78, "{}", said(&output));
     }
+}
+
+#[test]
+fn a_pipe_in_the_programs_place_is_refused_and_waited_for_by_nobody() {
+    let releases = Releases::new();
+    releases.add("pipe", |program| nix::unistd::mkfifo(program, Mode::S_IRWXU).expect("a pipe"));
+    let server = releases.serve().workers(1).start();
+    releases.switch("pipe");
+    let output = server.command(&["reload", "--timeout", "5"]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("it is no regular file"), "{}", said(&output));
+    server.stop();
+}
+
+#[test]
+fn locked_directories_of_sockets_hold_a_reload_up_once_and_not_for_long() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let server = Server::of(example("fixture")).workers(1).configuration(SHORT).start();
+    let directory = fs::File::open(scratch.path()).expect("it is there");
+    let lock = Flock::lock(directory, FlockArg::LockExclusive).map_err(|(_, error)| error).expect("a lock");
+    let socket = |number: usize| {
+        let path = scratch.path().join(format!("{number}.sock"));
+        format!("[listener.l{number}]\naddress = \"unix:{}\"\n", path.display())
+    };
+    configure(&server, &format!("{SHORT}{}", (0..8).map(socket).collect::<String>()));
+    let begun = Instant::now();
+    commit(&server);
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    drop(lock);
+    server.stop();
 }
