@@ -39,7 +39,11 @@ impl Master {
                 self.children.forget(birth);
                 return None;
             }
-            Action::Begin(birth) => self.begin(birth).map_err(|error| (birth, error)),
+            Action::Begin(birth) => {
+                let begun = self.begin(birth);
+                self.children.begun(birth);
+                begun.map_err(|error| (birth, error))
+            }
             Action::Accept(birth) => self.children.tell(birth, &ChildOrder::Accept, &[]).map_err(|e| (birth, e)),
             Action::Drain(birth) => self.drain(birth).map_err(|error| (birth, error)),
             Action::Abort(birth) => {
@@ -236,8 +240,14 @@ impl Master {
             }
             (role @ Role::Helper(name, generation), record) => {
                 self.output_of(role)?;
-                let (settings, output) = (&self.release(generation)?.settings, &self.outputs[&role].writer);
-                self.begin_forked(birth, role, record, output, settings, self.offers.socket(name).into_iter())
+                let release = self.release(generation)?;
+                let mut settings = release.settings.clone();
+                // One that was ordered before a commit, and is kept, logs what is wanted now.
+                if generation < self.serving {
+                    settings.log_level.clone_from(&self.settings.log_level);
+                }
+                let output = &self.outputs[&role].writer;
+                self.begin_forked(birth, role, record, output, &settings, self.offers.socket(name).into_iter())
             }
         }
     }

@@ -48,6 +48,8 @@ pub(super) struct Process {
     pub(super) record: Option<u32>,
     /// What it says of itself, for `status`.
     pub(super) note: Option<String>,
+    /// Whether it was told who it is.
+    pub(super) has_begun: bool,
     /// Whether it has reported anything.
     pub(super) has_spoken: bool,
     /// `None` once it broke the rules or closed it.
@@ -78,7 +80,16 @@ impl Children {
         let decoder = Decoder::new(ORDER_LEN_MAX);
         self.known.insert(
             birth,
-            Process { role, pid: None, record, note: None, has_spoken: false, control: Some(ours), decoder },
+            Process {
+                role,
+                pid: None,
+                record,
+                note: None,
+                has_begun: false,
+                has_spoken: false,
+                control: Some(ours),
+                decoder,
+            },
         );
         Ok(theirs)
     }
@@ -105,6 +116,13 @@ impl Children {
     pub(super) fn born(&mut self, birth: Birth, pid: Pid) {
         if let Some(process) = self.known.get_mut(&birth) {
             process.pid = Some(pid);
+        }
+    }
+
+    /// It was told who it is.
+    pub(super) fn begun(&mut self, birth: Birth) {
+        if let Some(process) = self.known.get_mut(&birth) {
+            process.has_begun = true;
         }
     }
 

@@ -190,7 +190,10 @@ impl Master {
     /// Helpers that stay as they are log what the new settings want.
     fn refilter(&mut self, kept: &[HelperName]) {
         let is_kept = |role: Role| matches!(role, Role::Helper(name, _) if kept.contains(&name));
-        let births: Vec<_> = self.children.iter().filter(|(_, child)| is_kept(child.role)).map(|(b, _)| b).collect();
+        let children = self.children.iter();
+        // One that has not begun is told with its first order, which says who it is.
+        let births: Vec<_> =
+            children.filter(|(_, child)| child.has_begun && is_kept(child.role)).map(|(birth, _)| birth).collect();
         for birth in births {
             let order = ChildOrder::Filter { filter: self.settings.log_level.clone() };
             if let Err(error) = self.children.tell(birth, &order, &[]) {

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use forebay::testing::Server;
 use nix::fcntl::{Flock, FlockArg};
-use nix::libc::SIGKILL;
+use nix::libc::{SIGCONT, SIGKILL, SIGSTOP};
 use nix::sys::stat::Mode;
 
 use crate::client::example;
-use crate::reload::{Releases, SHORT, commit, configure, roll_back, said};
+use crate::reload::{Releases, SHORT, commit, configure, is_alone, reload, roll_back, said};
 
 fn keyed(greeting: &str, key: &Path) -> String {
     format!("{SHORT}[log]\nlevel = \"debug\"\n[app]\ngreeting = {greeting}\nkey_file = \"{}\"\n", key.display())
@@ -89,5 +89,26 @@ fn locked_directories_of_sockets_hold_a_reload_up_once_and_not_for_long() {
     commit(&server);
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     drop(lock);
+    server.stop();
+}
+
+#[test]
+fn a_helper_that_is_kept_and_not_yet_begun_is_told_who_it_is_first() {
+    let server = Server::of(example("counter")).workers(1).configuration(SHORT).start();
+    let zygote = server.helper("zygote");
+    server.signal(zygote, SIGSTOP);
+    server.signal(server.helper("counter"), SIGKILL);
+    server.wait_for_log("killed by SIGKILL");
+    configure(&server, &format!("{SHORT}[log]\nlevel = \"debug\"\n"));
+    let output = reload(&server);
+    server.signal(zygote, SIGCONT);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    server.wait_until("all", |status| {
+        let helpers = status["helpers"].as_array().expect("helpers");
+        let serves = |name: &str| helpers.iter().any(|helper| helper["name"] == name && helper["state"] == "serving");
+        status["state"] == "serving" && is_alone(status) && serves("counter")
+    });
+    let told = "the first order is not to begin";
+    assert!(!server.log().contains(told), "{}", server.log());
     server.stop();
 }
