@@ -19,6 +19,9 @@ pub(crate) const ORDER_LEN_MAX: u32 = 64 * 1024;
 /// The longest note that is shown, in characters.
 pub(crate) const NOTE_LEN_MAX: usize = 200;
 
+/// The longest name of an application that is shown, in characters.
+pub(crate) const NAME_LEN_MAX: usize = 64;
+
 /// How many of a process's last lines are recalled.
 pub(crate) const RECALLED_MAX: usize = 8;
 

@@ -52,7 +52,7 @@ use self::signals::Wish;
 use self::supervisor::{Event, Fault, Outcome, Supervisor, Wear};
 use self::verdict::Awaited;
 use crate::contract::ids::{Birth, Generation, HELPERS_MAX, Role, WORKERS_MAX};
-use crate::contract::orders::{ChildReport, LogReport, Manifest, ZygoteReport};
+use crate::contract::orders::{self, ChildReport, LogReport, Manifest, ZygoteReport};
 use crate::contract::scoreboard::Scoreboard;
 use crate::error::{Context, Error, Exit};
 use crate::ipc::frame;
@@ -401,6 +401,12 @@ impl Master {
 
     fn loaded(&mut self, zygote: Birth, generation: Generation, manifest: &Manifest) -> Event {
         let Some(release) = self.releases.get(&generation) else { return Event::Tick };
+        if manifest.name != self.identity.name {
+            let (other, own) = (children::plain(&manifest.name, orders::NAME_LEN_MAX), self.identity.name);
+            let why =
+                format!("the application is called `{other}`, and this daemon is `{own}`: stop it and start that");
+            return Event::Refused(zygote, Fault::Application, why);
+        }
         match self.offers.take(generation, manifest, &self.run_dir, |offer| release.digest(offer)) {
             Ok(helpers) => Event::Loaded(zygote, helpers),
             Err(Refusal::Broken(why)) => Event::Broken(zygote, why),

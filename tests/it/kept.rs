@@ -10,7 +10,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::libc::{SIGCONT, SIGKILL, SIGSTOP};
 use nix::sys::stat::Mode;
 
-use crate::client::example;
+use crate::client::{copy_program, example};
 use crate::reload::{Releases, SHORT, commit, configure, is_alone, reload, roll_back, said};
 
 fn keyed(greeting: &str, key: &Path) -> String {
@@ -71,6 +71,17 @@ fn a_pipe_in_the_programs_place_is_refused_and_waited_for_by_nobody() {
     let output = server.command(&["reload", "--timeout", "5"]);
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert!(said(&output).contains("it is no regular file"), "{}", said(&output));
+    server.stop();
+}
+
+#[test]
+fn another_application_does_not_take_over() {
+    let releases = Releases::new();
+    releases.add("other", |program| copy_program(&example("hello"), program));
+    let server = releases.serve().workers(1).start();
+    releases.switch("other");
+    let reason = roll_back(&server);
+    assert!(reason.contains("the application is called `hello`, and this daemon is `fixture`"), "{reason}");
     server.stop();
 }
 
