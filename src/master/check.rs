@@ -41,7 +41,9 @@ pub(crate) fn check(identity: Identity, file: Option<&Path>, overrides: &Overrid
         });
     }
     let manifest = verdict?;
-    Ok(summary(&settings, manifest.as_ref()))
+    let risk = program::path().ok().and_then(|program| program::risk(&program));
+    let risk = risk.map_or_else(String::new, |risk| format!("\nwarning: {risk}"));
+    Ok(summary(&settings, manifest.as_ref()) + &risk)
 }
 
 fn summary(settings: &Settings, manifest: Option<&Manifest>) -> String {

@@ -220,6 +220,7 @@ impl Master {
         if self.settings.user.is_none() && nix::unistd::geteuid().is_root() {
             log::warn!(target: "forebay", "all processes run as root: say `user` (--user) whom they shall run as instead");
         }
+        self.warn_of_the_program();
         let mut events = Events::with_capacity(256);
         self.write_reloads();
         self.step(Event::Tick);
@@ -249,6 +250,12 @@ impl Master {
         ];
         // Rounded up: epoll counts in milliseconds, and a turn too early is a turn for nothing.
         due.into_iter().flatten().min().map(|due| due.saturating_duration_since(now) + Duration::from_millis(1))
+    }
+
+    fn warn_of_the_program(&self) {
+        if let Some(risk) = program::risk(&self.program) {
+            log::warn!(target: "forebay", "{risk}");
+        }
     }
 
     fn turn(&mut self, events: &Events) {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, geteuid};
 
 use crate::app::secret;
 use crate::contract::orders::{GivenFile, ZYGOTE_VARIABLE};
@@ -126,6 +126,25 @@ fn keep(file: &NamedFile) -> Result<Kept, String> {
     content.hash(&mut hasher);
     let content = crate::sys::memory::sealed_bytes("file", &content).map_err(|error| error.to_string())?;
     Ok(Kept { content, digest: hasher.finish() })
+}
+
+/// Why root should not execute the program there. It is said and not refused: who deploys is often another
+/// user than root, whom root trusts.
+pub(super) fn risk(path: &Path) -> Option<String> {
+    if !geteuid().is_root() {
+        return None;
+    }
+    let resolved = fs::canonicalize(path).ok()?;
+    let found = fs::metadata(&resolved).ok()?;
+    let (owner, mode) = (found.uid(), found.mode() & 0o7777);
+    let why = match is_safe_way(path).and_then(|()| is_safe_way(&resolved)) {
+        Err(error) => error.to_string(),
+        Ok(()) if owner != 0 || mode & 0o022 != 0 => {
+            format!("others may write {} (mode {mode:04o}, owner uid {owner})", resolved.display())
+        }
+        Ok(()) => return None,
+    };
+    Some(format!("the program may be replaced by others: {why}"))
 }
 
 /// The path this program was started by, absolute, as whoever started it sees it: a symlink on

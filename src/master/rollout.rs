@@ -95,6 +95,7 @@ impl Master {
         self.rollout.scaled_meanwhile = None;
         match self.next_release() {
             Ok(release) => {
+                self.warn_of_the_program();
                 let policy = release.policy();
                 self.releases.insert(generation, release);
                 Event::Prepared(policy)

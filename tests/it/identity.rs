@@ -130,13 +130,13 @@ fn root_without_a_user_serves_and_is_told_which_setting_there_is() {
     }
     let server = fixture().start();
     server.stop_after(|log| {
-        let warnings: Vec<&str> = log.lines().filter(|line| line.contains("WARN")).collect();
+        let warnings: Vec<&str> = log.lines().filter(|line| line.contains("run as root")).collect();
         assert_eq!(warnings.len(), 1, "{log}");
         assert!(warnings[0].contains("say `user` (--user)"), "{log}");
     });
     // Said is said.
     let server = fixture().argument("--user").argument("root").start();
-    server.stop_after(|log| assert!(!log.contains("WARN"), "{log}"));
+    server.stop_after(|log| assert!(!log.contains("run as root"), "{log}"));
 }
 
 /// Checks of what was logged, before the stop.

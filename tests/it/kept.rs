@@ -1,6 +1,7 @@
 //! What a generation was started from it keeps, whatever becomes of the files.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -122,4 +123,30 @@ fn a_helper_that_is_kept_and_not_yet_begun_is_told_who_it_is_first() {
     let told = "the first order is not to begin";
     assert!(!server.log().contains(told), "{}", server.log());
     server.stop();
+}
+
+#[test]
+fn root_is_told_of_a_program_that_others_may_replace() {
+    if !nix::unistd::geteuid().is_root() {
+        return println!("SKIPPED: only root is warned");
+    }
+    let scratch = tempfile::tempdir().expect("a directory");
+    let place = scratch.path().join("open");
+    fs::create_dir(&place).expect("a directory");
+    let program = place.join("fixture");
+    copy_program(&example("fixture"), &program);
+    let warnings = |mode: u32| {
+        fs::set_permissions(&place, fs::Permissions::from_mode(mode)).expect("chmod");
+        let checked = Command::new(&program).arg("check").output().expect("the program starts");
+        assert_eq!(checked.status.code(), Some(0), "{}", said(&checked));
+        let server = Server::of(&program).workers(1).configuration(SHORT).start();
+        commit(&server);
+        let (said, log) = (said(&checked), server.log());
+        server.stop();
+        let count = |text: &str| text.matches("may be replaced by others").count();
+        (count(&said), count(&log))
+    };
+    assert_eq!(warnings(0o755), (0, 0));
+    assert_eq!(warnings(0o1777), (0, 0));
+    assert_eq!(warnings(0o777), (1, 2));
 }
