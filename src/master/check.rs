@@ -61,7 +61,7 @@ fn summary(settings: &Settings, manifest: Option<&Manifest>) -> String {
 /// Starts a zygote as a master would, hears its verdict, and lets it go.
 fn load(identity: Identity, settings: &Settings, only_configuration: bool) -> Result<Option<Manifest>, Error> {
     let cannot = || "cannot load the application".to_owned();
-    let load = Load::open(&program::path()?, settings, None)?;
+    let load = Load::open(&program::path()?, settings, None, |_| false)?;
     let (control, theirs) = UnixStream::pair().or_refused(cannot)?;
     let output = io::stderr().as_fd().try_clone_to_owned().or_refused(cannot)?;
     let pid = load.start_zygote(identity.name, theirs.into(), output).or_refused(cannot)?;

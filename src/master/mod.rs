@@ -45,7 +45,7 @@ use self::notify::Notifier;
 use self::offers::{Offers, Refusal};
 use self::pid_file::PidFile;
 pub(crate) use self::program::path as program_path;
-use self::release::Release;
+use self::release::{Held, Release};
 use self::rollout::Rollout;
 use self::run_dir::RunDir;
 use self::signals::Wish;
@@ -161,7 +161,8 @@ impl Master {
         let children_lock = run_dir.children_lock()?;
         survivors::end(&children_lock)?;
         let mut listeners = Listeners::default();
-        let release = Release::open(&program, umask, settings.clone(), &mut listeners, LOCK_WAIT)?;
+        let held = Held { pid_file: pid_file.as_ref(), run_dir: &run_dir, listeners: &mut listeners };
+        let release = Release::open(&program, umask, settings.clone(), held, LOCK_WAIT)?;
         let log_listener = run_dir.log_socket()?;
         let control_listener = run_dir.control_socket()?;
         let scoreboard = Scoreboard::create(RECORDS).or_refused(|| "cannot make the scoreboard".to_owned())?;

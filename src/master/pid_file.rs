@@ -98,6 +98,13 @@ impl PidFile {
     }
 }
 
+impl PidFile {
+    /// Whether this path leads to it, over symbolic links too.
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        fs::canonicalize(path).is_ok_and(|path| is_there(&path, &self.file))
+    }
+}
+
 impl Drop for PidFile {
     /// Removes it, unless something else lies there by now.
     fn drop(&mut self) {

@@ -51,14 +51,23 @@ struct Kept {
 
 impl Load {
     /// Opens the executable at `path`, keeps the configuration and the files that the settings name.
-    pub(super) fn open(path: &Path, settings: &Settings, umask: Option<Mode>) -> Result<Self, Error> {
+    ///
+    /// Files that this process has locked are not: the lock goes when any descriptor of them is closed.
+    pub(super) fn open(
+        path: &Path,
+        settings: &Settings,
+        umask: Option<Mode>,
+        is_locked: impl Fn(&Path) -> bool,
+    ) -> Result<Self, Error> {
         let executable = open_program(path)?;
         let configuration = crate::sys::memory::sealed_bytes("configuration", &settings.source)
             .or_refused(|| "cannot keep the configuration in memory".to_owned())?;
         let service = settings.service().map_err(|why| Error::new(Exit::Config, why))?;
         let (mut files, mut kept) = (Vec::new(), Vec::new());
         for file in &settings.named_files {
-            let refused = keep(file).map(|file| kept.push(file)).err();
+            let found =
+                if is_locked(&file.place) { Err("the daemon has locked it for itself".to_owned()) } else { keep(file) };
+            let refused = found.map(|file| kept.push(file)).err();
             files.push(GivenFile { path: file.path.clone(), refused });
         }
         Ok(Self { executable, service, umask, configuration, files, kept })

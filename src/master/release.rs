@@ -25,11 +25,17 @@ pub(super) struct Release {
     pub(super) pid_file: Succession,
 }
 
-/// What the master has, and what the next release may not take from it.
+/// What the master has, and what a release may not take from it.
 pub(super) struct Held<'a> {
     pub(super) pid_file: Option<&'a PidFile>,
     pub(super) run_dir: &'a RunDir,
     pub(super) listeners: &'a mut Listeners,
+}
+
+impl Held<'_> {
+    fn has_locked(&self, path: &Path) -> bool {
+        self.run_dir.owns(path) || self.pid_file.is_some_and(|file| file.is_at(path))
+    }
 }
 
 impl Release {
@@ -38,12 +44,12 @@ impl Release {
         program: &Path,
         umask: Option<Mode>,
         settings: Settings,
-        listeners: &mut Listeners,
+        held: Held<'_>,
         patience: Duration,
     ) -> Result<Self, Error> {
         let service = settings.service().map_err(|why| Error::new(Exit::Config, why))?;
-        let load = Load::open(program, &settings, umask)?;
-        let bound = listeners.bind(&settings.listeners(), service, patience)?;
+        let load = Load::open(program, &settings, umask, |path| held.has_locked(path))?;
+        let bound = held.listeners.bind(&settings.listeners(), service, patience)?;
         Ok(Self { settings, load, listeners: bound, pid_file: Succession::Same })
     }
 
@@ -69,7 +75,7 @@ impl Release {
             return Err(Error::new(Exit::Config, what));
         }
         let pid_file = Succession::of(held.pid_file, new.pid_file.as_deref(), held.run_dir)?;
-        Ok(Self { pid_file, ..Self::open(program, umask, settings, held.listeners, LOCK_WAIT_SERVING)? })
+        Ok(Self { pid_file, ..Self::open(program, umask, settings, held, LOCK_WAIT_SERVING)? })
     }
 
     /// What the supervisor executes.

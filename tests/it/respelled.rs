@@ -75,3 +75,24 @@ fn what_the_run_directory_holds_is_no_pid_file() {
     commit(&server);
     server.stop();
 }
+
+#[test]
+fn a_file_that_the_daemon_has_locked_is_no_secret() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let pid = scratch.path().join("pid");
+    let with_key =
+        |key: &Path| format!("{}[app]\ngreeting = \"a\"\nkey_file = \"{}\"\n", with_pid_file(&pid), key.display());
+    let other = scratch.path().join("key");
+    fs::write(&other, "key").expect("write");
+    let start = || Server::of(example("configured")).workers(1).configuration(&with_key(&other));
+    let server = start().start();
+    for key in [pid.clone(), server.run_dir().join("master.lock")] {
+        configure(&server, &with_key(&key));
+        assert!(roll_back(&server).contains("the daemon has locked it"));
+        for builder in [start(), start().run_dir(server.run_dir())] {
+            let mut second = builder.launch();
+            assert_eq!(second.wait().code(), Some(75), "{}", second.log());
+        }
+    }
+    server.stop();
+}
