@@ -4,46 +4,64 @@
 //! else stands in the way shows as a heartbeat that comes late.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
 
 use super::life::record;
 
-/// In microseconds. A process has one loop.
+/// In milliseconds. A process has one loop.
 static SLOW: AtomicU64 = AtomicU64::new(u64::MAX);
-/// The longest turn since the last heartbeat that somebody was named for, in microseconds.
+/// The longest turn since the last heartbeat that somebody was named for, in milliseconds.
 static NAMED: AtomicU64 = AtomicU64::new(0);
+
+/// The coarse clock's step is a tick of the kernel, 1 to 10 ms.
+const COARSE_MS: u64 = 20;
+
+/// A moment, to a few milliseconds: the kernel's coarse clock costs a fifth of the exact one, which
+/// every request would pay twice.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment(u64);
 
 /// From now on longer turns are logged; `ZERO`: none is.
 pub(super) fn watch(slow: Duration) {
-    let slow = if slow.is_zero() { u64::MAX } else { us(slow) };
+    let slow = if slow.is_zero() { u64::MAX } else { ms(slow).max(1) };
     SLOW.store(slow, Ordering::Relaxed);
 }
 
 /// A part of a turn that began then is over; who it was is asked only if it was slow.
-pub(super) fn over(began: Instant, who: impl FnOnce() -> String) {
-    let took = began.elapsed();
-    if note(took) {
-        NAMED.fetch_max(us(took), Ordering::Relaxed);
-        log::warn!(target: "forebay", "{} held this process's loop for {} ms in one turn", who(), took.as_millis());
+pub(super) fn over(began: Moment, who: impl FnOnce() -> String) {
+    let took_ms = Moment::now().0.saturating_sub(began.0);
+    if took_ms > 0 && note(took_ms) {
+        NAMED.fetch_max(took_ms, Ordering::Relaxed);
+        log::warn!(target: "forebay", "{} held this process's loop for {took_ms} ms in one turn", who());
     }
 }
 
 /// A heartbeat has come so late.
 pub(super) fn late(by: Duration) {
-    let named = NAMED.swap(0, Ordering::Relaxed);
-    if note(by) && us(by) > named {
-        log::warn!(target: "forebay", "this process's loop stood still for {} ms", by.as_millis());
+    let (late_ms, named_ms) = (ms(by), NAMED.swap(0, Ordering::Relaxed));
+    // What was named is not told twice: the coarse clock may have seen a little less of it.
+    if note(late_ms) && late_ms > named_ms + COARSE_MS {
+        log::warn!(target: "forebay", "this process's loop stood still for {late_ms} ms");
     }
 }
 
 /// Whether that is slow.
-fn note(turn: Duration) -> bool {
+fn note(turn_ms: u64) -> bool {
     if let Some(record) = record() {
-        record.note_turn(u64::try_from(turn.as_millis()).unwrap_or(u64::MAX));
+        record.note_turn(turn_ms);
     }
-    us(turn) >= SLOW.load(Ordering::Relaxed)
+    turn_ms >= SLOW.load(Ordering::Relaxed)
 }
 
-fn us(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Moment {
+    pub(super) fn now() -> Self {
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).expect("every Linux has CLOCK_MONOTONIC_COARSE");
+        Self(now.tv_sec() as u64 * 1000 + now.tv_nsec() as u64 / 1_000_000)
+    }
 }

@@ -9,7 +9,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
@@ -23,7 +22,7 @@ use tower_service::Service;
 use super::answer::{Answer, is};
 use super::wear;
 use crate::app::declare::{Ends, Kind};
-use crate::child::turn;
+use crate::child::turn::{self, Moment};
 
 /// A service whose panic is an answer: 500, and the connection lives on.
 pub(super) struct Guarded<S> {
@@ -158,7 +157,7 @@ where
             self.life.is_http2.store(true, Ordering::Relaxed);
         }
         let route = Route { method: request.method().clone(), uri: request.uri().clone() };
-        let (began, asking) = (Some(Instant::now()), Some(Asking::new(&self.life)));
+        let (began, asking) = (Some(Moment::now()), Some(Asking::new(&self.life)));
         Answering { request: asking, route, began, answer: self.service.call(request) }
     }
 }
@@ -184,7 +183,7 @@ pin_project! {
         request: Option<Asking>,
         route: Route,
         // Of the call, until it has been polled: that is one turn.
-        began: Option<Instant>,
+        began: Option<Moment>,
     }
 }
 
@@ -210,7 +209,7 @@ where
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let began = this.began.take().unwrap_or_else(Instant::now);
+        let began = this.began.take().unwrap_or_else(Moment::now);
         let poll = panic::catch_unwind(AssertUnwindSafe(|| this.answer.poll(context)));
         turn::over(began, || this.route.to_string());
         let response = match poll {
