@@ -39,8 +39,8 @@ impl Wire {
             && let Some((stream, open)) = self.carrier.take()
         {
             let shared = Shared::new(Socket::new(stream, open).into());
-            let worker = tokio::spawn(socket::see_off(shared.clone(), self.life.ends().clone()));
-            self.socket = Some((shared, worker.abort_handle()));
+            let farewell = tokio::spawn(socket::see_off(shared.clone(), self.life.ends().clone()));
+            self.socket = Some((shared, farewell.abort_handle()));
         }
         match (&mut self.carrier, &self.socket) {
             (Some((stream, _)), _) => Way::Plain(Pin::new(stream)),
@@ -52,9 +52,9 @@ impl Wire {
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        if let Some((shared, worker)) = &self.socket {
+        if let Some((shared, farewell)) = &self.socket {
             socket::lock(shared).end();
-            worker.abort();
+            farewell.abort();
         }
     }
 }
