@@ -52,4 +52,5 @@ mod traffic;
 mod turns;
 mod upstream;
 mod verdicts;
+mod wrk;
 mod zygotes;
