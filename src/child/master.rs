@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::net::UnixStream;
@@ -22,8 +23,9 @@ pub(super) struct Master {
 pub(super) enum Ending {
     /// Others serve on: the master has retired it, or somebody sent it TERM.
     Retired,
-    /// The daemon stops.
-    Stopped,
+    /// The daemon stops, within so long if that is less than the drain limit; or this process is
+    /// waited for.
+    Stopped { within: Option<Duration> },
     /// The master is gone.
     Orphaned,
 }
@@ -75,8 +77,10 @@ impl Master {
         loop {
             match self.order().await {
                 Ok(ChildOrder::Accept | ChildOrder::Begin(_) | ChildOrder::Filter { .. }) => {}
-                Ok(ChildOrder::Drain { lazily: true }) => return Ending::Retired,
-                Ok(ChildOrder::Drain { lazily: false }) => return Ending::Stopped,
+                Ok(ChildOrder::Drain { lazily: true, .. }) => return Ending::Retired,
+                Ok(ChildOrder::Drain { lazily: false, within_ms }) => {
+                    return Ending::Stopped { within: within_ms.map(Duration::from_millis) };
+                }
                 Err(ending) => return ending,
             }
         }
@@ -89,7 +93,7 @@ impl Master {
                 _ = self.term.recv() => {
                     log::info!("SIGTERM: draining");
                     // Its slot is filled again when it has ended: nobody waits for idle clients.
-                    return Err(Ending::Stopped);
+                    return Err(Ending::Stopped { within: None });
                 }
                 ready = self.control.readable() => ready,
             };

@@ -22,8 +22,10 @@ pub(super) fn of(program: &str, status: &Status) -> String {
         let _ = writeln!(out, "last reload: {last}");
     }
     out.push('\n');
-    let mut rows =
-        vec![["", "PID", "GEN", "STATE", "CONNS", "REQUESTS", "RESTARTS", "RSS", "UP", "LAST EXIT"].map(str::to_owned)];
+    let mut rows = vec![
+        ["", "PID", "GEN", "STATE", "CONNS", "REQUESTS", "RESTARTS", "RSS", "TURN MAX", "LAST TURN", "UP", "LAST EXIT"]
+            .map(str::to_owned),
+    ];
     for worker in &status.workers {
         rows.push([
             format!("worker {}", worker.slot),
@@ -34,6 +36,8 @@ pub(super) fn of(program: &str, status: &Status) -> String {
             worker.requests.to_string(),
             worker.restarts.to_string(),
             format!("{:.1} MB", worker.rss_bytes as f64 / 1e6),
+            format!("{} ms", worker.longest_turn_ms),
+            ago(worker.last_turn_ms),
             duration(worker.uptime_s),
             worker.last_exit.clone().unwrap_or_default(),
         ]);
@@ -51,6 +55,8 @@ pub(super) fn of(program: &str, status: &Status) -> String {
             helper.requests.to_string(),
             helper.restarts.to_string(),
             format!("{:.1} MB", helper.rss_bytes as f64 / 1e6),
+            format!("{} ms", helper.longest_turn_ms),
+            ago(helper.last_turn_ms),
             duration(helper.uptime_s),
             helper.last_exit.clone().unwrap_or_default(),
         ]);
@@ -71,6 +77,10 @@ fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
 
 fn pid(pid: Option<u32>) -> String {
     pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string())
+}
+
+fn ago(ms: Option<u64>) -> String {
+    ms.map_or_else(|| "-".to_owned(), |ms| format!("{:.1} s ago", ms as f64 / 1e3))
 }
 
 fn duration(seconds: f64) -> String {

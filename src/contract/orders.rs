@@ -124,8 +124,13 @@ pub(crate) enum ChildOrder {
     /// Log what this filter wants from now on, in RUST_LOG's syntax.
     Filter { filter: String },
     /// Take no more, finish what is open, exit. Lazily: others serve on, so an idle connection may
-    /// wait for its next request. A worker that drains lazily may be told again, to end soon.
-    Drain { lazily: bool },
+    /// wait for its next request. A worker that drains lazily may be told again, to end soon. A stop
+    /// may leave it less time than its own limit, in milliseconds.
+    Drain {
+        lazily: bool,
+        #[serde(default)]
+        within_ms: Option<u64>,
+    },
 }
 
 /// A process's identity and what it executes of the settings.

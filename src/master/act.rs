@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
@@ -18,6 +18,9 @@ use crate::contract::orders::{Begin, ChildOrder, LogOrder, ZygoteOrder};
 use crate::log::{logger, writer};
 use crate::settings::{Settings, WorkerLimits, count_of_workers};
 use crate::sys::{descriptors, privileges, process, signals, title};
+
+/// What a worker may need between its last connection and its end: `on_stop`.
+const LAST_ACTS: Duration = Duration::from_secs(1);
 
 /// What the log helper waits beyond the workers' own limit when the master is gone.
 const ORPHANED_GRACE: Duration = Duration::from_secs(5);
@@ -115,7 +118,9 @@ impl Master {
         let is_meant = |role: Role| matches!(role, Role::Worker(_, generation) if whose(generation));
         let workers = self.children.iter().filter(|(_, process)| is_meant(process.role));
         for (birth, process) in workers {
-            if let Err(error) = self.children.tell(birth, &ChildOrder::Drain { lazily: false }, &[]) {
+            if let Err(error) =
+                self.children.tell(birth, &ChildOrder::Drain { lazily: false, within_ms: self.stop_leaves() }, &[])
+            {
                 log::warn!(target: "forebay", "cannot hurry {}: {error}", process.role);
             }
         }
@@ -283,11 +288,17 @@ impl Master {
         self.children.tell(birth, &ChildOrder::Begin(begin), &given)
     }
 
+    /// What a stop leaves for open connections, in milliseconds: then there is time for last acts.
+    fn stop_leaves(&self) -> Option<u64> {
+        let left = self.supervisor.stop_deadline()?.saturating_duration_since(Instant::now());
+        Some(ms(left.saturating_sub(LAST_ACTS).max(left / 2)))
+    }
+
     fn drain(&mut self, birth: Birth) -> io::Result<()> {
         match self.children.get(birth).map(|process| process.role) {
             Some(Role::Helper(..) | Role::Worker(..)) => {
                 let lazily = !self.supervisor.is_stopping();
-                self.children.tell(birth, &ChildOrder::Drain { lazily }, &[])
+                self.children.tell(birth, &ChildOrder::Drain { lazily, within_ms: self.stop_leaves() }, &[])
             }
             Some(Role::Zygote(_)) => {
                 self.children.hang_up(birth);

@@ -1,7 +1,7 @@
-//! The control socket's server: `status`, `scale`, `stop`.
+//! The control socket's server: who may ask, and how long for; `requests.rs` has the answers.
 //!
-//! Whoever connects may say anything: only root and the daemon's own user are listened to, each
-//! connection is bounded in bytes and in time, and none of them can make the loop wait.
+//! Whoever connects may say anything: only root, the daemon's own user and `control_uids` are listened
+//! to, each connection is bounded in bytes and in time, and none of them can make the loop wait.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};

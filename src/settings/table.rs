@@ -128,7 +128,7 @@ pub(crate) const KEYS: &[Key<Settings>] = &[
         name: "timeouts.drain",
         value: "SECONDS",
         default: "30",
-        meaning: "for the open connections of a worker that ends",
+        meaning: "for the open connections of a worker that ends; what is left then is cut, with 0 all at once",
         is_list: false,
         set: |settings, given| time(&mut settings.timeouts.drain, given, Duration::ZERO),
     },
@@ -172,7 +172,7 @@ pub(crate) const KEYS: &[Key<Settings>] = &[
         name: "worker.max_requests",
         value: "N",
         default: "(no limit)",
-        meaning: "a worker that has answered so many requests is followed by a new one, which serves before it ends",
+        meaning: "a worker that has taken so many requests is followed by a new one, which serves before it ends; after a second at the earliest",
         is_list: false,
         set: |settings, given| {
             settings.worker.requests_max = Some(at_least_one(given.integer()?, "a number of requests")?);

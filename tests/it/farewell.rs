@@ -314,5 +314,5 @@ fn a_request_of_http_2_that_is_too_slow_is_cut_and_counted() {
         assert!(asked.is_err(), "it was cut");
     });
     assert!(server.wait().success());
-    server.wait_for_log("drained for 1 s: 1 connections are cut, 1 of them in a request");
+    server.wait_for_log("drained for 1 s: 1 connection is cut, 1 of them in a request");
 }

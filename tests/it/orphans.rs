@@ -78,7 +78,7 @@ fn an_orphan_that_does_not_finish_ends_at_the_drain_limit() {
     assert!(killed.elapsed() > Duration::from_millis(900), "the request had its time");
     assert!(killed.elapsed() < Duration::from_secs(5));
     client.join().expect("a client does not panic").expect_err("it was cut");
-    server.wait_for_log("drained for 1 s: 1 connections are cut");
+    server.wait_for_log("drained for 1 s: 1 connection is cut");
     assert!(is_free(address));
 }
 

@@ -101,7 +101,7 @@ fn a_connection_that_stays_idle_is_cut_at_the_drain_limit_and_counted() {
     retire_the_others(&server);
     assert!(idle.stays(BEYOND_THE_GRACE - Duration::from_secs(1)), "it was closed before the limit");
     idle.wait_for_the_end();
-    server.wait_for_log("drained for 3 s: 1 connections are cut");
+    server.wait_for_log("drained for 3 s: 1 connection is cut");
     server.wait_until("the end of its worker", |status| workers(status).len() == 1);
     server.stop();
 }

@@ -51,7 +51,7 @@ fn the_stack_of_a_loop_that_hangs_is_in_the_log() {
     let address = server.address();
     let client = std::thread::spawn(move || get(address, "/block/600000"));
     server.wait_until("a new worker", |status| status["workers"][0]["restarts"] == 1);
-    server.wait_for_log("output worker 0 generation 1] SIGABRT: the stack of the thread that stood still");
+    server.wait_for_log("output worker 0 generation 1] SIGABRT: the stack of this process's loop");
     // The handler's own frame, by name.
     server.wait_for_log("fixture::block");
     client.join().expect("a client does not panic").expect_err("it was cut");

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::record;
@@ -21,6 +21,9 @@ pub(super) struct Drain {
     open: watch::Sender<u64>,
     limit: Duration,
     begun: OnceLock<Instant>,
+    /// What a stop has left of the limit, in milliseconds from the beginning on.
+    left_ms: AtomicU64,
+    sooner: Notify,
     cut_sockets: AtomicU64,
     cut_requests: AtomicU64,
 }
@@ -48,6 +51,8 @@ impl Drain {
             open: watch::Sender::new(0),
             limit,
             begun: OnceLock::new(),
+            left_ms: AtomicU64::new(u64::MAX),
+            sooner: Notify::new(),
             cut_sockets: AtomicU64::new(0),
             cut_requests: AtomicU64::new(0),
         }
@@ -61,6 +66,17 @@ impl Drain {
             *now = pace.max(*now);
             is_sooner
         });
+    }
+
+    /// Nobody waits for this worker for longer than so long.
+    pub(super) fn end_within(&self, time: Duration) {
+        let ms = self.begun.get_or_init(Instant::now).elapsed().saturating_add(time).as_millis();
+        self.left_ms.fetch_min(u64::try_from(ms).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.sooner.notify_one();
+    }
+
+    fn limit_in_force(&self) -> Duration {
+        self.limit.min(Duration::from_millis(self.left_ms.load(Ordering::Relaxed)))
     }
 
     /// Resolves when this pace is reached.
@@ -79,14 +95,18 @@ impl Drain {
 
     /// When what is left is cut, or would have been.
     pub(super) fn deadline(&self) -> Instant {
-        *self.begun.get_or_init(Instant::now) + self.limit
+        *self.begun.get_or_init(Instant::now) + self.limit_in_force()
     }
 
     /// Waits for the open connections, up to the limit, and cuts what is left then.
     pub(super) async fn finish(&self) {
         let mut open = self.open.subscribe();
-        if tokio::time::timeout(self.limit, open.wait_for(|open| *open == 0)).await.is_ok() {
-            return;
+        loop {
+            tokio::select! {
+                _ = open.wait_for(|open| *open == 0) => return,
+                () = self.sooner.notified() => {}
+                () = tokio::time::sleep_until(self.deadline()) => break,
+            }
         }
         let left = self.count();
         self.begin(Pace::Over);
@@ -96,7 +116,7 @@ impl Drain {
             sockets: self.cut_sockets.load(Ordering::Relaxed),
             requests: self.cut_requests.load(Ordering::Relaxed),
         };
-        log::warn!("drained for {} s: {cut}", self.limit.as_secs_f64());
+        log::warn!("drained for {} s: {cut}", self.limit_in_force().as_secs_f64());
     }
 }
 
@@ -143,8 +163,10 @@ struct Cut {
 
 impl fmt::Display for Cut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} connections are cut", self.left)?;
-        for (count, what) in [(self.sockets, "WebSockets"), (self.requests, "in a request")] {
+        let connections = if self.left == 1 { "connection is" } else { "connections are" };
+        write!(f, "{} {connections} cut", self.left)?;
+        let sockets = if self.sockets == 1 { "a WebSocket" } else { "WebSockets" };
+        for (count, what) in [(self.sockets, sockets), (self.requests, "in a request")] {
             if count > 0 {
                 write!(f, ", {count} of them {what}")?;
             }
@@ -170,7 +192,7 @@ impl From<Ending> for Pace {
     fn from(ending: Ending) -> Self {
         match ending {
             Ending::Retired => Self::Lazy,
-            Ending::Stopped | Ending::Orphaned => Self::Prompt,
+            Ending::Stopped { .. } | Ending::Orphaned => Self::Prompt,
         }
     }
 }

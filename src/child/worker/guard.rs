@@ -24,6 +24,9 @@ use super::wear;
 use crate::app::declare::{Ends, Kind};
 use crate::child::turn::{self, Moment};
 
+/// Of a path, what the log shows.
+const PATH_LEN_MAX: usize = 200;
+
 /// A service whose panic is an answer: 500, and the connection lives on.
 pub(super) struct Guarded<S> {
     service: TowerToHyperService<S>,
@@ -195,8 +198,10 @@ struct Route {
 
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the query: it may be private.
-        write!(f, "{} {}", self.method, self.uri.path())
+        // Not the query: it may be private. The rest is a client's choice, and so bounded.
+        let path = self.uri.path();
+        let shown = &path[..path.floor_char_boundary(PATH_LEN_MAX)];
+        write!(f, "{} {shown}{}", self.method, if shown.len() < path.len() { "…" } else { "" })
     }
 }
 

@@ -23,7 +23,7 @@ use self::accept::Queue;
 use self::drain::{Drain, Pace};
 use self::stops::Stops;
 use super::life::record;
-use super::master::Master;
+use super::master::{Ending, Master};
 use super::panics;
 use super::zygote::Loaded;
 use crate::app::declare::{Replica, Worker};
@@ -76,20 +76,23 @@ async fn serve(listeners: Vec<OwnedFd>, replica: &dyn Replica, drain: &Arc<Drain
         master.report(&ChildReport::Spent { requests });
     };
     accept::rest(queue, replica, drain).await;
-    end(drain, ending.into(), master).await;
+    end(drain, ending, master).await;
     Ok(())
 }
 
-/// Lets the open connections end at this pace, or sooner when the master says so meanwhile.
-async fn end(drain: &Drain, mut pace: Pace, master: &mut Master) {
-    drain.begin(pace);
+/// Lets the open connections end as the first word wants it, or sooner when another one says so.
+async fn end(drain: &Drain, mut ending: Ending, master: &mut Master) {
+    drain.begin(ending.into());
     let mut finish = std::pin::pin!(drain.finish());
     loop {
+        if let Ending::Stopped { within: Some(within) } = ending {
+            drain.end_within(within);
+        }
         tokio::select! {
             () = finish.as_mut() => return,
-            // Nothing is sooner, and a master that is gone would be heard for ever.
-            ending = master.says_drain(), if pace < Pace::Prompt => pace = ending.into(),
+            // A master that is gone would be heard for ever.
+            next = master.says_drain(), if ending != Ending::Orphaned => ending = next,
         }
-        drain.begin(pace);
+        drain.begin(ending.into());
     }
 }

@@ -24,6 +24,9 @@ const GOING_AWAY: [u8; 4] = [0x88, 0x02, 0x03, 0xe9];
 /// application to answer its last message when all stops.
 const LAST_WORD_GRACE: Duration = Duration::from_secs(1);
 
+/// After the farewell one write of the application's in so much time is swallowed.
+const SWALLOW_PAUSE: Duration = Duration::from_millis(20);
+
 /// What part of the drain limit an application has to answer the message that it got last.
 const ANSWER_SHARE: u32 = 4;
 
@@ -41,6 +44,8 @@ pub(super) struct Socket {
     listens: bool,
     /// The application is told no more.
     is_deaf: bool,
+    /// After the farewell the application may write once more, for nothing.
+    may_write: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
     worker: Option<Waker>,
@@ -89,13 +94,25 @@ async fn part(shared: &Shared, ends: &dyn Ends) {
     }
     if lock(shared).listens {
         // It hears the answer, and ends; at the limit it is ended.
-        return std::future::pending().await;
+        return swallow(shared).await;
     }
     lock(shared).is_deaf = true;
     let end = poll_fn(|context| lock(shared).poll_end(context));
-    // Beyond that nobody waits: a client that has not answered has been told.
-    let _ = tokio::time::timeout(LAST_WORD_GRACE, end).await;
+    tokio::select! {
+        () = end => {}
+        // Beyond that nobody waits: a client that has not answered has been told.
+        () = tokio::time::sleep(LAST_WORD_GRACE) => {}
+        () = swallow(shared) => {}
+    }
     lock(shared).end();
+}
+
+/// What the application still writes is nobody's, for ever.
+async fn swallow(shared: &Shared) {
+    loop {
+        lock(shared).let_one_write();
+        tokio::time::sleep(SWALLOW_PAUSE).await;
+    }
 }
 
 /// The application's side.
@@ -107,6 +124,7 @@ impl Socket {
             farewell: Farewell::NotYet,
             listens: false,
             is_deaf: false,
+            may_write: false,
             reader: None,
             writer: None,
             worker: None,
@@ -161,8 +179,12 @@ impl Socket {
                 }
                 Poll::Ready(Ok(written))
             }
-            // After Close nothing may follow.
-            Farewell::Said => Poll::Ready(Ok(bytes.iter().map(|bytes| bytes.len()).sum())),
+            // After Close nothing may follow. One that writes without a pause would hold the loop for
+            // ever: it is let go on from time to time, and sees by itself that there is an end.
+            Farewell::Said if std::mem::take(&mut self.may_write) => {
+                Poll::Ready(Ok(bytes.iter().map(|bytes| bytes.len()).sum()))
+            }
+            Farewell::Said => Poll::Pending,
         }
     }
 
@@ -233,6 +255,11 @@ impl Socket {
                 return Poll::Ready(());
             }
         }
+    }
+
+    fn let_one_write(&mut self) {
+        self.may_write = true;
+        wake(&mut self.writer);
     }
 
     /// Ends the connection, whatever the application does.

@@ -35,7 +35,7 @@ impl Stops {
         let all = async {
             for act in acts {
                 if let Err(error) = panics::named("on_stop", async { act().await }).await {
-                    log::error!("on_stop: {}", Chain(&*error));
+                    log::error!("a closure of on_stop failed: {}", Chain(&*error));
                 }
                 ended += 1;
             }

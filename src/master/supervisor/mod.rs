@@ -35,6 +35,8 @@ use self::post::{Jitter, Post};
 use self::reload::Reloads;
 use self::settle::seconds;
 pub(crate) use self::stage::Stage;
+#[cfg(test)]
+use self::succession::WORN_AGE_MIN;
 pub(crate) use self::succession::Wear;
 pub(crate) use self::view::{Place, View};
 use crate::contract::ids::{Birth, Generation, HelperName, Role, Slot, WORKERS_MAX};

@@ -28,7 +28,8 @@ impl Supervisor {
         self.abandon_the_run();
     }
 
-    pub(super) fn stop_deadline(&self) -> Option<Instant> {
+    /// By when a stop under way is to be over.
+    pub(crate) fn stop_deadline(&self) -> Option<Instant> {
         match self.phase {
             Phase::Stopping { deadline, .. } => Some(deadline),
             Phase::Starting | Phase::Serving | Phase::Over => None,

@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 use super::post::Post;
 use super::{Birth, Child, Phase, Report, Role, Slot, Stage, Supervisor, seconds};
 
+/// A worker is followed at this age at the earliest: a limit that makes no sense is no loop of births.
+pub(super) const WORN_AGE_MIN: Duration = Duration::from_secs(1);
+
 /// A slot whose next worker is made before the last one ends.
 #[derive(Clone, Debug)]
 pub(super) struct Succession {
@@ -52,13 +55,16 @@ impl Supervisor {
         }
     }
 
-    /// When the next worker will be too old, if that is waited for.
+    /// When the next worker will be too old, or old enough to be followed, if that is waited for.
     pub(super) fn next_birthday(&self, now: Instant) -> Option<Instant> {
-        let age_max = self.crew.policy.age_max?;
         let waited_for = self.phase == Phase::Serving && self.reloads.run.is_none();
         let births = self.crew.workers.iter().filter_map(|post| post.occupant).filter(|_| waited_for);
         let working = births.filter_map(|birth| self.children.get(&birth)).filter(|child| child.serves());
-        working.map(|child| child.since + age_max).filter(|&day| day > now).min()
+        let day = |child: &Child| {
+            let age = if child.wear.is_some() { Some(WORN_AGE_MIN) } else { self.crew.policy.age_max };
+            Some(child.since + age?)
+        };
+        working.filter_map(day).filter(|&day| day > now).min()
     }
 
     /// The successor takes the slot when it serves, or when the old worker has not waited.
@@ -102,7 +108,8 @@ impl Supervisor {
         let seated = self.crew.workers.iter().filter_map(|post| post.occupant);
         let worn = seated.filter_map(|birth| {
             let child = self.children.get(&birth).filter(|child| child.serves())?;
-            Some((birth, child.wear?))
+            let wear = child.wear.filter(|_| child.since + WORN_AGE_MIN <= now);
+            Some((birth, wear?))
         });
         worn.min_by_key(|&(birth, _)| birth)
     }
@@ -128,6 +135,7 @@ impl Child {
 impl fmt::Display for Wear {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Requests(1) => f.write_str("1 request"),
             Self::Requests(count) => write!(f, "{count} requests"),
             Self::Memory(bytes) => write!(f, "growing to {} MiB", bytes >> 20),
             Self::Age(age) => f.write_str(&seconds(*age)),

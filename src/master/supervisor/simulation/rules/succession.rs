@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{Life, Phase, Place, REFUSED_MAX, Role, Rules, Slot, Verdict, require};
 use crate::contract::ids::Birth;
-use crate::master::supervisor::Supervisor;
+use crate::master::supervisor::{Supervisor, WORN_AGE_MIN};
 
 /// A slot that is to have a new worker before the last one ends.
 pub(super) struct Succession {
@@ -69,7 +69,8 @@ impl Rules {
     /// Who is to be followed.
     fn may_be_followed(&self, life: &Life) -> bool {
         let serves = life.home == Some(self.serving.generation) && life.works() && life.holds_its_place();
-        serves && !life.unkillable && self.is_worn(life)
+        let grown_up = life.born.is_some_and(|born| born + WORN_AGE_MIN <= self.now);
+        serves && grown_up && !life.unkillable && self.is_worn(life)
     }
 
     /// Whether a succession may begin: none is under way, and not too many that were followed are there still.
@@ -132,7 +133,9 @@ impl Rules {
                 && life.home == Some(self.serving.generation)
                 && !life.unkillable
         };
-        let next = self.lives.values().filter(waits_for).filter_map(|life| self.birthday(life));
+        let grows_up = |life: &Life| life.born.filter(|_| life.worn).map(|born| born + WORN_AGE_MIN);
+        let days = |life: &Life| [self.birthday(life), grows_up(life)];
+        let next = self.lives.values().filter(waits_for).flat_map(days).flatten();
         let next = next.filter(|&day| day > self.now).min();
         let seen = next.is_none_or(|day| due.is_some_and(|due| due <= day));
         require(seen, "the worn are followed", "the next look comes after a birthday")?;
