@@ -133,9 +133,10 @@ pub(crate) enum Unanswerable {
 }
 
 /// A connection's bytes, whatever carries them.
-pub(crate) trait Duplex: Read + Write + Send + Unpin {}
-
-impl<T: Read + Write + Send + Unpin> Duplex for T {}
+pub(crate) trait Duplex: Read + Write + Send + Unpin {
+    /// Whether the kernel holds bytes to be read, also those that the loop has not been told of.
+    fn has_unread(&self) -> bool;
+}
 
 /// A connection.
 pub(crate) type Stream = Box<dyn Duplex>;

@@ -225,6 +225,35 @@ fn an_event_stream_ends_over_a_reload_and_a_download_does_not() {
     server.stop();
 }
 
+/// The head of its answer could not say that it is the last one.
+#[test]
+fn a_client_whose_answer_began_before_the_stop_may_ask_once_more() {
+    let mut server = lasting().workers(1).start();
+    let mut client = TcpStream::connect(server.address()).expect("connect");
+    client.set_read_timeout(Some(Duration::from_secs(20))).expect("a limit");
+    client.write_all(b"GET /download HTTP/1.1\r\nHost: test\r\n\r\n").expect("send");
+    assert_eq!(client.peek(&mut [0]).expect("a head"), 1);
+    server.signal(server.pid(), SIGTERM);
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n0\r\n\r\n") {
+        let mut bytes = [0; 4096];
+        let len = client.read(&mut bytes).expect("more");
+        assert!(len > 0, "closed within the answer");
+        answer.extend(&bytes[..len]);
+    }
+    let answer = String::from_utf8(answer).expect("text");
+    let head = answer.split_once("\r\n\r\n").expect("a head").0;
+    assert!(!head.contains("connection: close"), "it was late: {head}");
+    // What an end at once would send has come by then.
+    std::thread::sleep(Duration::from_millis(50));
+    client.write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").expect("send");
+    let mut last = String::new();
+    client.read_to_string(&mut last).expect("an orderly end");
+    assert!(last.starts_with("HTTP/1.1 200 ") && last.contains("connection: close\r\n"), "{last:?}");
+    assert!(server.wait().success());
+    assert!(!server.log().contains("are cut"));
+}
+
 #[test]
 fn an_event_stream_ends_at_a_stop_within_no_time() {
     let mut server = lasting().workers(1).start();

@@ -5,10 +5,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use forebay::testing::{Builder, Server};
-use nix::libc::{SIGKILL, SIGTERM};
+use nix::libc::{SIGCONT, SIGKILL, SIGTERM};
 use serde_json::Value;
 
 use crate::client::example;
+use crate::hangs::pause;
 use crate::traffic::{FRESH, IDLE, KEPT, SLOW, Traffic};
 
 /// Longer than a stop waits for an idle connection, and far from every drain limit here.
@@ -16,6 +17,8 @@ const BEYOND_THE_GRACE: Duration = Duration::from_millis(2500);
 
 /// What an end that waits for nobody may take on a busy machine; the drain limit is 30 s.
 const SOON: Duration = Duration::from_secs(10);
+
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n";
 
 fn fixture() -> Builder {
     Server::of(example("fixture"))
@@ -42,7 +45,15 @@ impl Idle {
 
     /// Head and body of an answer.
     fn ask(&mut self) -> (String, String) {
-        self.0.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").expect("send");
+        self.send(REQUEST);
+        self.hear()
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        self.0.get_mut().write_all(bytes).expect("send");
+    }
+
+    fn hear(&mut self) -> (String, String) {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
             assert!(self.0.read_line(&mut head).expect("an answer") > 0, "closed after {head:?}");
@@ -145,6 +156,54 @@ fn a_retired_worker_whose_master_dies_does_not_wait_for_idle_connections() {
     assert!(killed.elapsed() < SOON, "{} ms", killed.elapsed().as_millis());
     assert_eq!(server.log().matches("the master is gone: draining").count(), 2, "each worker says so, once");
     retired.wait_for_the_end();
+}
+
+/// A process that goes on after a stop learns first that its time is over, and then what has come
+/// meanwhile: epoll_wait(2) returns EINTR.
+#[test]
+fn a_request_that_lies_unread_when_the_grace_ends_is_answered() {
+    let server = fixture().workers(2).start();
+    let (mut idle, pid) = server.wait_for("a worker that stands still within its grace", || {
+        let idle = Idle::on(&server, 1);
+        let pid = server.workers()[1];
+        let drains = || server.log().matches("SIGTERM: draining").count();
+        let before = drains();
+        server.signal(pid, SIGTERM);
+        server.wait_for("its drain", || (drains() > before).then_some(()));
+        pause(&server, pid);
+        // A machine that was busy for so long has let the grace pass.
+        let is_open = idle.stays(Duration::from_millis(1));
+        if !is_open {
+            server.signal(pid, SIGCONT);
+        }
+        is_open.then_some((idle, pid))
+    });
+    idle.send(REQUEST);
+    std::thread::sleep(BEYOND_THE_GRACE);
+    server.signal(pid, SIGCONT);
+    let (head, body) = idle.hear();
+    assert!(body.starts_with("1 ") && head.contains("connection: close\r\n"), "{head}{body}");
+    idle.wait_for_the_end();
+    server.stop();
+}
+
+#[test]
+fn a_request_that_is_on_its_way_when_the_grace_ends_is_answered() {
+    let server = fixture().workers(2).start();
+    let mut idle = Idle::on(&server, 1);
+    server.signal(server.workers()[1], SIGTERM);
+    server.wait_for_log("SIGTERM: draining");
+    // Each piece well within the grace, all of them beyond it.
+    let pieces = REQUEST.chunks(2);
+    let hesitation = BEYOND_THE_GRACE / u32::try_from(pieces.len()).expect("a small number");
+    for piece in pieces {
+        std::thread::sleep(hesitation);
+        idle.send(piece);
+    }
+    let (head, body) = idle.hear();
+    assert!(body.starts_with("1 ") && head.contains("connection: close\r\n"), "{head}{body}");
+    idle.wait_for_the_end();
+    server.stop();
 }
 
 /// HTTP/2 can say that no more is taken while nothing is asked.

@@ -41,6 +41,8 @@ pub(super) struct Life {
     asked: Notify,
     /// The next answer is the last one, and says so.
     ending: AtomicBool,
+    /// Something came, or an answer went, since this was asked last.
+    stirs: AtomicBool,
     /// An answer was ended because the connection ends.
     has_answered: AtomicBool,
     /// A request of HTTP/2 has come: GOAWAY says the end, and loses nothing.
@@ -59,6 +61,7 @@ impl Life {
             ends,
             asked: Notify::new(),
             ending: AtomicBool::new(false),
+            stirs: AtomicBool::new(false),
             has_answered: AtomicBool::new(false),
             is_http2: AtomicBool::new(false),
             requests: AtomicU32::new(0),
@@ -75,6 +78,21 @@ impl Life {
     /// The next answer is the last one.
     pub(super) fn end(&self) {
         self.ending.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the next answer is the last one.
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Relaxed)
+    }
+
+    /// It is in use.
+    pub(super) fn stir(&self) {
+        self.stirs.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is in use, or was since this was asked last.
+    pub(super) fn has_stirred(&self) -> bool {
+        self.stirs.swap(false, Ordering::Relaxed) || self.requests.load(Ordering::Relaxed) > 0
     }
 
     /// An answer has ended because the connection ends: there is nothing to wait for.
@@ -130,6 +148,7 @@ impl Asking {
 impl Drop for Asking {
     fn drop(&mut self) {
         self.0.requests.fetch_sub(1, Ordering::Relaxed);
+        self.0.stir();
     }
 }
 
@@ -152,7 +171,7 @@ where
         if let Some(peer) = self.peer {
             introduce(&mut request, peer);
         }
-        if self.life.ending.load(Ordering::Relaxed) {
+        if self.life.is_ending() {
             self.life.asked.notify_waiters();
         }
         wear::count();
@@ -233,7 +252,7 @@ where
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 // A connection that changes its protocol has other words for its end.
                 life.switches.store(is(response.headers(), &UPGRADE, "websocket"), Ordering::Relaxed);
-            } else if life.ending.load(Ordering::Relaxed) && !life.is_http2() {
+            } else if life.is_ending() && !life.is_http2() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
         }

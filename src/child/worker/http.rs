@@ -129,7 +129,7 @@ where
     }
 }
 
-/// Ends a connection with its next answer, or when none is asked for within the grace after `soon`.
+/// Ends a connection with its next answer, or when it has not been in use for the grace, after `soon`.
 async fn finish<S, B>(mut connection: Pin<&mut Serving<'_, S>>, life: &Life) -> Result<(), BoxError>
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
@@ -139,9 +139,14 @@ where
     B::Error: Into<BoxError>,
 {
     life.end();
-    let soon = async {
+    let unused = async {
         life.ends().soon().await;
-        tokio::time::sleep(LAST_REQUEST_GRACE).await;
+        life.has_stirred();
+        // The connection is looked at first each time: nothing lies between the last look and the end.
+        while {
+            tokio::time::sleep(LAST_REQUEST_GRACE).await;
+            life.has_stirred()
+        } {}
     };
     // hyper closes an idle HTTP/1 connection at once, and a request that is on its way is lost.
     if !life.is_http2() {
@@ -150,7 +155,7 @@ where
             // Before the connection is looked at: who does not wait yet is not told.
             () = life.asked() => {}
             result = connection.as_mut() => return result,
-            () = soon => {}
+            () = unused => {}
         }
     }
     connection.as_mut().graceful_shutdown();

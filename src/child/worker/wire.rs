@@ -3,17 +3,31 @@
 //! The connection counts as open until this is dropped: so long its worker lives for it.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::rt::TokioIo;
+use socket2::SockRef;
 use tokio::task::AbortHandle;
 
 use super::drain::Open;
 use super::guard::Life;
 use super::socket::{self, Shared, Socket};
-use crate::app::declare::Stream;
+use crate::app::declare::{Duplex, Stream};
+
+impl<T: AsFd> Duplex for TokioIo<T>
+where
+    TokioIo<T>: Read + Write + Send + Unpin,
+{
+    fn has_unread(&self) -> bool {
+        // It does not block, and an error is for the next read.
+        SockRef::from(self.inner()).peek(&mut [MaybeUninit::uninit()]).is_ok_and(|len| len > 0)
+    }
+}
 
 pub(super) struct Wire {
     /// `None`: it is a WebSocket's now.
@@ -32,6 +46,10 @@ impl Wire {
     pub(super) fn new(stream: Stream, life: Arc<Life>) -> Self {
         let open = Open::new(life.ends().clone());
         Self { carrier: Some((stream, open)), socket: None, life }
+    }
+
+    fn has_unread(&self) -> bool {
+        self.carrier.as_ref().is_some_and(|(stream, _)| stream.has_unread())
     }
 
     fn way(&mut self) -> Way<'_> {
@@ -66,7 +84,14 @@ impl Read for Wire {
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         match self.way() {
-            Way::Plain(stream) => stream.poll_read(context, buffer),
+            Way::Plain(mut stream) => {
+                let poll = stream.as_mut().poll_read(context, buffer);
+                // What says that nothing has come is the loop's last look, which may be long past.
+                if self.life.is_ending() && (poll.is_ready() || self.has_unread()) {
+                    self.life.stir();
+                }
+                poll
+            }
             Way::Socket(shared) => socket::lock(shared).poll_read(context, buffer),
         }
     }
