@@ -21,7 +21,10 @@ pub(crate) fn losses(
     let mut explainer = Explainer { lives, gaps, used: BTreeSet::new() };
     let mut complaints = Vec::new();
     for (client, (name, tally)) in tallies.iter().enumerate() {
-        for lost in &tally.losses {
+        // Those of whom it is known who had them come first: of the others it may have been anyone.
+        let mut in_turn: Vec<_> = tally.losses.iter().collect();
+        in_turn.sort_by_key(|lost| lost.worker.is_none());
+        for lost in in_turn {
             let what = format!("lost by {name} {client}: {}", said(lost));
             let why = explainer.explain(client, lost);
             let why = why.map(|(life, harm, at)| {
@@ -71,18 +74,18 @@ impl<'a> Explainer<'a> {
             Loss::Refused | Loss::Late | Loss::Wrong => return None,
         }
         let lives = self.lives;
-        let mut places = 0..lives.all.len();
-        let found = places.find_map(|place| {
+        let candidates = (0..lives.all.len()).filter_map(|place| {
             let life = &lives.all[place];
             let fits = life.is(Target::Worker)
                 && lost.worker.is_none_or(|pid| pid == life.pid)
                 && !self.used.contains(&(place, client));
             let (what, since) = self.end_of(life).filter(|_| fits)?;
-            let until = life.gone.map(|gone| gone + NOTICE + self.gaps_between(since, lost.ended));
-            let within = since <= lost.ended && until.is_none_or(|until| lost.ended <= until);
-            within.then_some((place, what, since))
+            let late = self.gaps_between(since, lost.ended);
+            // What began after it was gone was never its.
+            let within = life.gone.is_none_or(|gone| lost.began <= gone + late && lost.ended <= gone + late + NOTICE);
+            (within && since <= lost.ended).then_some((place, what, since))
         });
-        let (place, what, since) = found?;
+        let (place, what, since) = candidates.max_by_key(|(_, _, since)| *since)?;
         self.used.insert((place, client));
         Some((&lives.all[place], what, since))
     }
