@@ -6,7 +6,9 @@ use forebay::testing::{Builder, Server};
 use nix::libc::{SIGCONT, SIGSTOP};
 
 use crate::client::{example, get};
+use crate::hangs::pause;
 use crate::held::Held;
+use crate::retirement::{Idle, REQUEST};
 
 /// Three times the limit for a silent loop.
 const PAUSE: Duration = Duration::from_secs(3);
@@ -90,5 +92,21 @@ fn when_the_children_continue_after_the_master_nobody_is_killed() {
     server.signal_all(SIGCONT);
     server.wait_for_log("this process was paused for ");
     assert_unharmed(&server, &before);
+    server.stop();
+}
+
+/// A process that goes on learns that a connection was idle for too long before it learns what has come.
+#[test]
+fn a_request_is_in_time_though_its_worker_stood_still_until_it_was_late() {
+    const IDLE_MAX: Duration = Duration::from_secs(30);
+    let server = Server::of(example("fixture")).workers(1).start();
+    let mut idle = Idle::on(&server, 0);
+    std::thread::sleep(IDLE_MAX - PAUSE / 2);
+    let worker = server.workers()[0];
+    pause(&server, worker);
+    idle.send(REQUEST);
+    std::thread::sleep(PAUSE);
+    server.signal(worker, SIGCONT);
+    assert!(idle.hear().0.starts_with("HTTP/1.1 200 "));
     server.stop();
 }

@@ -18,18 +18,18 @@ const BEYOND_THE_GRACE: Duration = Duration::from_millis(2500);
 /// What an end that waits for nobody may take on a busy machine; the drain limit is 30 s.
 const SOON: Duration = Duration::from_secs(10);
 
-const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n";
+pub(crate) const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n";
 
 fn fixture() -> Builder {
     Server::of(example("fixture"))
 }
 
 /// A connection with one request answered and none open.
-struct Idle(BufReader<TcpStream>);
+pub(crate) struct Idle(BufReader<TcpStream>);
 
 impl Idle {
     /// On this worker, whichever of them takes the first ones.
-    fn on(server: &Server, slot: u16) -> Self {
+    pub(crate) fn on(server: &Server, slot: u16) -> Self {
         let address = server.address();
         server.wait_for("a connection on the worker", || {
             let mut idle = Self::open(address);
@@ -49,11 +49,11 @@ impl Idle {
         self.hear()
     }
 
-    fn send(&mut self, bytes: &[u8]) {
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.0.get_mut().write_all(bytes).expect("send");
     }
 
-    fn hear(&mut self) -> (String, String) {
+    pub(crate) fn hear(&mut self) -> (String, String) {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
             assert!(self.0.read_line(&mut head).expect("an answer") > 0, "closed after {head:?}");

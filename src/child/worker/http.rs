@@ -13,6 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto::{self, UpgradeableConnection};
 use tower_service::Service;
 
+use super::clock::Clock;
 use super::guard::{Guarded, Life};
 use super::wire::Wire;
 use crate::app::declare::{App, BoxFuture, Ends, Replica, Stream, Worker};
@@ -69,7 +70,7 @@ impl App {
 fn protocol() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // Not `pipeline_flush`: with it hyper keeps whole bodies for a client that does not read them.
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder.http1().timer(Clock).header_read_timeout(HEADER_TIMEOUT);
     builder.http2().timer(TokioTimer::new());
     builder
 }

@@ -6,6 +6,7 @@
 
 mod accept;
 mod answer;
+mod clock;
 mod drain;
 mod frames;
 mod guard;
