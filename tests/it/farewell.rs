@@ -119,6 +119,29 @@ fn a_websocket_whose_application_only_speaks_is_told_between_two_frames() {
 }
 
 #[test]
+fn an_application_that_writes_without_a_pause_holds_up_nobody() {
+    let server = lasting().workers(1).configuration("[timeouts]\nhang = 1\ndrain = 8\n").start();
+    let mut talker = Talker::open(server.address(), "/flood");
+    assert_eq!(talker.hear(), Heard::Binary(20_000));
+    let mut download = TcpStream::connect(server.address()).expect("connect");
+    download.write_all(b"GET /download HTTP/1.0\r\nHost: test\r\n\r\n").expect("send");
+    server.wait_until("the download", |status| status["workers"][0]["requests"].as_u64() == Some(2));
+    let talking = std::thread::spawn(move || {
+        let (_, code) = talker.hear_until_close();
+        // A client that does not answer: the application writes on, until the limit.
+        (talker, code)
+    });
+    reload(&server);
+    assert_eq!(talking.join().expect("it hears whole frames").1, GOING_AWAY);
+    let mut whole = String::new();
+    download.read_to_string(&mut whole).expect("an orderly end");
+    assert_eq!(whole.split_once("\r\n\r\n").expect("a head").1.len(), DOWNLOAD_LEN);
+    wait_for_the_old_ones_end(&server);
+    assert!(!server.log().contains("hung for"), "its loop turned all the time");
+    server.stop();
+}
+
+#[test]
 fn a_websocket_is_not_told_within_a_frame_however_late_it_reads() {
     let server = lasting().workers(1).configuration("[timeouts]\ndrain = 8\n").start();
     let mut talker = Talker::open(server.address(), "/burst");

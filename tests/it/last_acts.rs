@@ -96,6 +96,17 @@ fn last_acts_without_an_end_are_cut_a_second_after_the_drain_limit() {
 }
 
 #[test]
+fn a_stop_that_is_shorter_than_the_drain_limit_leaves_time_for_them() {
+    let mut server = lasting().workers(1).configuration("[timeouts]\ndrain = 30\nstop = 3\n").start();
+    let client = hold(&server);
+    server.signal(server.pid(), SIGTERM);
+    assert!(server.wait().success());
+    client.join().expect("a client does not panic").expect_err("it was cut");
+    assert!(at(&server, ": 1 connection is cut, 1 of them in a request") < at(&server, "] last act"), "all of it");
+    assert_eq!(count(&server, "killed"), 0, "the worker ends by itself");
+}
+
+#[test]
 fn an_orphan_has_its_last_acts_too() {
     let mut server = lasting().workers(1).start();
     let client = hold(&server);

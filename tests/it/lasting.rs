@@ -14,7 +14,7 @@ use axum::response::Sse;
 use axum::response::sse::Event;
 use axum::routing::get;
 use forebay::{App, BoxError, Worker};
-use futures_util::{Stream, stream};
+use futures_util::{SinkExt, Stream, StreamExt, stream};
 
 /// Between two events, pieces of a download, and messages.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -35,6 +35,7 @@ async fn replica(worker: Worker) -> Result<Router, BoxError> {
         .route("/", get(async move || worker.generation().to_string()))
         .route("/echo", get(async |upgrade: WebSocketUpgrade| upgrade.on_upgrade(echo)))
         .route("/push", get(async |upgrade: WebSocketUpgrade| upgrade.on_upgrade(push)))
+        .route("/flood", get(async |upgrade: WebSocketUpgrade| upgrade.on_upgrade(flood)))
         .route("/burst", get(async |upgrade: WebSocketUpgrade| upgrade.on_upgrade(burst)))
         .route("/quiet", get(async |upgrade: WebSocketUpgrade| upgrade.on_upgrade(quiet)))
         .route("/events", get(async || Sse::new(events())))
@@ -88,6 +89,14 @@ async fn push(mut socket: WebSocket) {
         tokio::time::sleep(PAUSE).await;
     }
     log::info!(target: "lasting", "push ended");
+}
+
+/// Writes without a pause, while another task listens.
+async fn flood(socket: WebSocket) {
+    let (mut writer, mut reader) = socket.split();
+    drop(tokio::spawn(async move { while let Some(Ok(_)) = reader.next().await {} }));
+    while writer.send(Message::Binary(vec![0x88; 20_000].into())).await.is_ok() {}
+    log::info!(target: "lasting", "flood ended");
 }
 
 /// Says much at once, and then listens.
