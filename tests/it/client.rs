@@ -47,6 +47,17 @@ pub(crate) fn request(address: SocketAddr, method: &str, path: &str, body: &[u8]
     Ok(Answer { status, head: head.to_owned(), body: body.to_owned() })
 }
 
+/// Makes a call on a socket until nothing interrupts it: one with a time limit is, when this process is stopped and goes
+/// on (signal(7)).
+pub(crate) fn uninterrupted<T>(mut call: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
 /// The binary of an example of this package.
 pub(crate) fn example(name: &str) -> PathBuf {
     let binary = PathBuf::from(env!("CARGO_BIN_EXE_forebay"));

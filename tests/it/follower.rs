@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
+use crate::client::uninterrupted;
+
 /// How long an event may take.
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -100,7 +102,7 @@ impl Follower {
                 return Some(String::from_utf8(std::mem::replace(&mut self.text, rest)).expect("UTF-8"));
             }
             let mut buffer = [0; 4096];
-            let count = self.stream.read(&mut buffer).expect("something within the limit");
+            let count = uninterrupted(|| self.stream.read(&mut buffer)).expect("something within the limit");
             if count == 0 {
                 return None;
             }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::client::uninterrupted;
+
 /// How long a frame may take.
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -59,7 +61,7 @@ impl Peer {
                 return Some(message);
             }
             let mut buffer = [0; 64 * 1024];
-            match self.stream.read(&mut buffer) {
+            match uninterrupted(|| self.stream.read(&mut buffer)) {
                 // Closed with something of ours unread is a reset.
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
                 Ok(0) => return None,

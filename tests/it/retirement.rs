@@ -8,7 +8,7 @@ use forebay::testing::{Builder, Server};
 use nix::libc::{SIGCONT, SIGKILL, SIGTERM};
 use serde_json::Value;
 
-use crate::client::example;
+use crate::client::{example, uninterrupted};
 use crate::hangs::pause;
 use crate::traffic::{FRESH, IDLE, KEPT, SLOW, Traffic};
 
@@ -68,13 +68,13 @@ impl Idle {
     fn stays(&self, time: Duration) -> bool {
         let stream = self.0.get_ref();
         stream.set_read_timeout(Some(time)).expect("a limit");
-        let seen = stream.peek(&mut [0]);
+        let seen = uninterrupted(|| stream.peek(&mut [0]));
         stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a limit");
         seen.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
     }
 
     fn wait_for_the_end(mut self) {
-        assert_eq!(self.0.read(&mut [0]).expect("an orderly end"), 0);
+        assert_eq!(uninterrupted(|| self.0.read(&mut [0])).expect("an orderly end"), 0);
     }
 }
 

@@ -4,6 +4,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use crate::client::uninterrupted;
+
 /// How long a frame may take.
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -77,7 +79,7 @@ impl Talker {
     pub(crate) fn is_silent_for(&self, time: Duration) -> bool {
         let stream = self.0.get_ref();
         stream.set_read_timeout(Some(time)).expect("a limit");
-        let seen = stream.peek(&mut [0]);
+        let seen = uninterrupted(|| stream.peek(&mut [0]));
         stream.set_read_timeout(Some(LIMIT)).expect("a limit");
         self.0.buffer().is_empty() && seen.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
     }
