@@ -25,6 +25,7 @@ mod lifecycle;
 mod listeners;
 mod load;
 mod logging;
+mod losses;
 mod orphans;
 mod pauses;
 mod peer;
@@ -43,12 +44,17 @@ mod shell;
 mod simulator;
 mod singletons;
 mod spelling;
+#[allow(dead_code, reason = "another program uses it too, each its part")]
+#[path = "../chaos/standing.rs"]
+mod standing;
+mod stubborn;
 mod talker;
 mod terminal;
 mod tls;
 #[allow(dead_code, reason = "other programs use it too, each its part")]
 #[path = "../load/traffic.rs"]
 mod traffic;
+mod trial;
 mod turns;
 mod upstream;
 mod verdicts;
