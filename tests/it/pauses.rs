@@ -1,4 +1,4 @@
-//! Everything, or the master alone, stands still for longer than `hang` and goes on.
+//! Everything, or the master alone, stands still for longer than `hang` and goes on, under load.
 
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use crate::client::{example, get};
 use crate::hangs::pause;
 use crate::held::Held;
 use crate::retirement::{Idle, REQUEST};
+use crate::trial::Trial;
 
 /// Three times the limit for a silent loop.
 const PAUSE: Duration = Duration::from_secs(3);
@@ -52,30 +53,37 @@ fn when_everything_was_paused_nobody_is_killed() {
     let server = fixture().start();
     let before = pids(&server);
     let held = Held::start(&server, "release");
+    let trial = Trial::begin(server);
+    let server = &trial.server;
     server.signal_all(SIGSTOP);
-    before.iter().for_each(|&pid| wait_for_standstill(&server, pid));
+    before.iter().for_each(|&pid| wait_for_standstill(server, pid));
     // The pause is the scenario.
     std::thread::sleep(PAUSE);
     server.signal_all(SIGCONT);
     server.wait_for_log("this process was paused for ");
-    assert_unharmed(&server, &before);
+    assert_unharmed(server, &before);
     assert!(before.contains(&held.let_go()), "a request outlives the pause");
-    server.stop();
+    let aftermath = trial.calm();
+    aftermath.assert_nothing_lost();
+    aftermath.stop();
 }
 
 #[test]
 fn when_the_master_alone_was_paused_nobody_is_killed() {
-    let server = fixture().start();
-    let (before, address) = (pids(&server), server.address());
+    let trial = Trial::begin(fixture().start());
+    let server = &trial.server;
+    let (before, address) = (pids(server), server.address());
     server.signal(server.pid(), SIGSTOP);
-    wait_for_standstill(&server, server.pid());
+    wait_for_standstill(server, server.pid());
     // The pause is the scenario.
     std::thread::sleep(PAUSE);
     assert_eq!(get(address, "/").expect("an answer").status, 200, "workers need no master");
     server.signal(server.pid(), SIGCONT);
     server.wait_for_log("this process was paused for ");
-    assert_unharmed(&server, &before);
-    server.stop();
+    assert_unharmed(server, &before);
+    let aftermath = trial.calm();
+    aftermath.assert_nothing_lost();
+    aftermath.stop();
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Workers that have served for long enough are followed by new ones, and nobody notices.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use serde_json::Value;
 
 use crate::client::{example, get};
 use crate::reload::{Releases, is_alone};
-use crate::traffic::{FRESH, KEPT, SLOW, Traffic};
+use crate::trial::Trial;
 
 fn fixture() -> Builder {
     Server::of(example("fixture"))
@@ -26,8 +27,8 @@ fn restarts(status: &Value) -> u64 {
 
 #[test]
 fn recycled_after_so_many_requests_and_nothing_is_lost() {
-    let server = fixture().workers(3).configuration("[worker]\nmax_requests = 100\n").start();
-    let traffic = Traffic::start(server.address(), &[(&FRESH, 2), (&KEPT, 4), (&SLOW, 2)]);
+    let trial = Trial::begin(fixture().workers(3).configuration("[worker]\nmax_requests = 100\n").start());
+    let server = &trial.server;
     let deadline = Instant::now() + Duration::from_secs(30);
     // Whenever it is looked at, all slots serve.
     loop {
@@ -39,10 +40,9 @@ fn recycled_after_so_many_requests_and_nothing_is_lost() {
         }
         assert!(Instant::now() < deadline, "{status}");
     }
-    for (name, tally) in traffic.finish() {
-        assert!(tally.lost.is_empty() && tally.answered > 0, "{name}: {tally:?}");
-    }
-    let log = server.log();
+    let aftermath = trial.calm();
+    aftermath.assert_nothing_lost();
+    let log = aftermath.server.log();
     assert!(log.contains(" requests: recycling it"), "{log}");
     assert!(log.contains(": recycled after 1") && !log.contains("restarting"), "{log}");
     // Each reaches another number.
@@ -50,7 +50,7 @@ fn recycled_after_so_many_requests_and_nothing_is_lost() {
     let limits: Vec<u64> = limits.map(|limit| limit.parse().expect("a number")).collect();
     assert!(limits.iter().all(|limit| (100..=110).contains(limit)), "{limits:?}");
     assert!(limits.iter().any(|limit| *limit != limits[0]), "{limits:?}");
-    server.stop();
+    aftermath.stop();
 }
 
 #[test]
@@ -72,18 +72,60 @@ fn one_that_leaks_is_recycled_and_the_others_serve_on() {
 }
 
 #[test]
+fn several_that_leak_at_once_are_followed_one_at_a_time_and_nothing_is_lost() {
+    let trial = Trial::begin(fixture().workers(3).configuration("[worker]\nmax_rss = \"96M\"\n").start());
+    let server = &trial.server;
+    let (address, before) = (server.address(), server.workers());
+    let mut leaky = BTreeSet::new();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !before.iter().all(|pid| leaky.contains(pid)) {
+        assert!(Instant::now() < deadline, "{leaky:?} of {before:?}");
+        let ask = |_| std::thread::spawn(move || get(address, "/leak/96"));
+        let asked: Vec<_> = (0..4).map(ask).collect();
+        for client in asked {
+            let answer = client.join().expect("a client does not panic").expect("an answer");
+            leaky.insert(answer.body.split(' ').next().expect("a pid").parse::<u32>().expect("a pid"));
+        }
+    }
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut looks = 0;
+    // Whenever it is looked at, all slots serve, and at most one successor is on its way.
+    loop {
+        let status = server.status();
+        let workers = status["workers"].as_array().expect("workers");
+        let rising = workers.iter().filter(|worker| worker["state"] == "starting").count();
+        assert!(status["state"] == "serving" && serving(&status) >= 3 && rising <= 1, "{status}");
+        looks += 1;
+        let lives = |pid: &u32| workers.iter().any(|worker| worker["pid"] == *pid);
+        if !before.iter().any(lives) && workers.len() == 3 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{status}");
+    }
+    println!("{looks} looks");
+    one_after_the_other(&server.log(), ": recycling it");
+    let aftermath = trial.calm();
+    aftermath.assert_nothing_lost();
+    assert!(!aftermath.server.log().contains("are cut"));
+    aftermath.stop();
+}
+
+/// After each that is to be followed its successor gets ready, before the next one.
+fn one_after_the_other(log: &str, followed: &str) {
+    let lines: Vec<&str> =
+        log.lines().filter(|line| line.contains("recycling it") || line.contains(": ready")).collect();
+    let after = lines.iter().position(|line| line.contains("recycling it")).expect("the first");
+    for pair in lines[after..].chunks(2).filter(|pair| pair.len() == 2) {
+        assert!(pair[0].contains(followed) && pair[1].contains(": ready"), "{pair:?} in {log}");
+    }
+}
+
+#[test]
 fn the_old_are_followed_one_after_the_other() {
     let server = fixture().workers(3).configuration("[worker]\nmax_age = 1\n").start();
     let first = server.workers();
     server.wait_until("all are new", |status| restarts(status) >= 3);
-    let log = server.log();
-    let lines: Vec<&str> =
-        log.lines().filter(|line| line.contains("recycling it") || line.contains(": ready")).collect();
-    // After each that is to be followed its successor gets ready, before the next one.
-    let after = lines.iter().position(|line| line.contains("recycling it")).expect("the first");
-    for pair in lines[after..].chunks(2).filter(|pair| pair.len() == 2) {
-        assert!(pair[0].contains(": 1 s: recycling it") && pair[1].contains(": ready"), "{pair:?} in {log}");
-    }
+    one_after_the_other(&server.log(), ": 1 s: recycling it");
     assert!(first.iter().all(|pid| !server.workers().contains(pid)));
     server.stop();
 }

@@ -18,6 +18,8 @@ use tempfile::TempDir;
 
 use crate::client::{copy_program, example, get};
 use crate::reload::{SHORT, commit, configure, is_alone, reload, said};
+use crate::traffic::IDLE;
+use crate::trial::{Gone, Trial};
 
 /// The limit that nobody has reached in these tests.
 fn usual(resource: Resource) -> u64 {
@@ -107,13 +109,15 @@ fn without_processes_the_start_fails_and_says_for_whom() {
 #[test]
 fn a_worker_that_cannot_be_forked_comes_as_soon_as_it_can() {
     let Some((builder, _scratch)) = by_a_user_of_its_own(example("fixture"), 4) else { return };
-    let server = builder.start();
+    let trial = Trial::begin(builder.start());
+    let server = &trial.server;
     let (address, zygote, workers) = (server.address(), server.helper("zygote"), server.workers());
     limit(zygote, "nproc", 1);
+    let from = Instant::now();
     server.signal(workers[0], SIGKILL);
     let refused =
         "worker 0 generation 1: cannot start: Resource temporarily unavailable (os error 11); trying again in ";
-    server.wait_for("some tries", || (count(&server, refused) > 1).then_some(()));
+    server.wait_for("some tries", || (count(server, refused) > 1).then_some(()));
     let status = server.status();
     let worker = &status["workers"][0];
     assert_eq!(
@@ -121,28 +125,32 @@ fn a_worker_that_cannot_be_forked_comes_as_soon_as_it_can() {
         (&"degraded".into(), &"waiting".into(), &Value::Null)
     );
     assert_eq!(worker["last_exit"], "killed by SIGKILL");
+    trial.go_on(2);
     assert_eq!(get(address, "/sleep/0").expect("an answer").body, workers[1].to_string());
     // A bounded look: it is tried several times a second, and not said so each time.
-    let before = count(&server, refused);
+    let before = count(server, refused);
     std::thread::sleep(Duration::from_secs(2));
-    let lines = count(&server, refused) - before;
+    let lines = count(server, refused) - before;
     assert!(lines <= 1, "{lines} lines in 2 s");
     limit(zygote, "nproc", usual(Resource::RLIMIT_NPROC));
     let relieved = Instant::now();
     // By the log: a question to the master would be an event.
-    server.wait_for("the worker", || (count(&server, "] worker 0 generation 1 pid ") == 3).then_some(()));
+    server.wait_for("the worker", || (count(server, "] worker 0 generation 1 pid ") == 3).then_some(()));
     let took = relieved.elapsed();
     println!("refilled {} ms after the relief", took.as_millis());
     assert!(took < Duration::from_secs(5), "{} ms", took.as_millis());
     server.wait_until("serving", |status| status["state"] == "serving");
     assert_eq!(server.workers()[1], workers[1]);
-    server.stop();
+    let aftermath = trial.calm();
+    aftermath.assert_lost_with(&[Gone { pid: workers[0], from, until: Instant::now() }]);
+    aftermath.stop();
 }
 
 #[test]
 fn a_reload_that_cannot_fork_leaves_all_as_it_was_and_works_after_the_relief() {
     let Some((builder, _scratch)) = by_a_user_of_its_own(example("fixture"), 7) else { return };
-    let server = builder.configuration("[timeouts]\nstable = 0\n").start();
+    let trial = Trial::begin(builder.configuration("[timeouts]\nstable = 0\n").start());
+    let server = &trial.server;
     let workers = server.workers();
     limit(server.pid(), "nproc", 1);
     let output = server.command(&["reload"]);
@@ -153,7 +161,10 @@ fn a_reload_that_cannot_fork_leaves_all_as_it_was_and_works_after_the_relief() {
     assert_eq!(server.workers(), workers);
     limit(server.pid(), "nproc", usual(Resource::RLIMIT_NPROC));
     assert_eq!(server.command(&["reload"]).status.code(), Some(0));
-    server.stop();
+    server.wait_until("one generation", is_alone);
+    let aftermath = trial.calm();
+    aftermath.assert_nothing_lost();
+    aftermath.stop();
 }
 
 #[test]
@@ -196,16 +207,45 @@ fn a_worker_without_descriptors_waits_for_some() {
 }
 
 #[test]
+fn a_worker_without_descriptors_leaves_the_queue_to_others_and_nothing_is_lost() {
+    let trial = Trial::begin(Server::of(example("fixture")).start());
+    let server = &trial.server;
+    let workers = server.workers();
+    limit(workers[0], "nofile", 3);
+    let line = "worker 0 generation 1] cannot accept: Too many open files (os error 24); trying again every 100 ms";
+    server.wait_for("the reason in the log", || (count(server, line) > 0).then_some(()));
+    // Until it has lost its connections to the other one: each is used a few times only.
+    trial.go_on(5 * IDLE.connections as u64);
+    let before = cpu_time(workers[0]);
+    // A bounded look at what does not happen: it does not spin, does not end, does not repeat itself.
+    std::thread::sleep(Duration::from_secs(1));
+    let used = cpu_time(workers[0]) - before;
+    println!("{} ms of processor time in 1 s without descriptors", used.as_millis());
+    assert!(used < Duration::from_millis(200), "{} ms in 1 s", used.as_millis());
+    assert_eq!(server.workers(), workers);
+    assert_eq!(count(server, "Too many open files"), 1);
+    limit(workers[0], "nofile", usual(Resource::RLIMIT_NOFILE));
+    server.wait_for("an answer of it", || {
+        get(server.address(), "/").expect("an answer").body.starts_with("0 ").then_some(())
+    });
+    let aftermath = trial.calm();
+    aftermath.assert_nothing_lost();
+    aftermath.stop();
+}
+
+#[test]
 fn a_master_without_descriptors_answers_and_refills_later() {
-    let server = Server::of(example("fixture")).start();
+    let trial = Trial::begin(Server::of(example("fixture")).start());
+    let server = &trial.server;
     let (master, workers) = (server.pid(), server.workers());
-    forget_earlier_connections(&server);
+    forget_earlier_connections(server);
     let taken = descriptors(master);
     limit(master, "nofile", (0..).find(|number| !taken.contains(number)).expect("one is free"));
     for _ in 0..5 {
         assert_eq!(server.status()["state"], "serving");
     }
-    forget_earlier_connections(&server);
+    forget_earlier_connections(server);
+    let from = Instant::now();
     server.signal(workers[0], SIGKILL);
     server.wait_for_log("worker 0 generation 1: cannot start: Too many open files (os error 24); trying again in ");
     for _ in 0..5 {
@@ -217,12 +257,14 @@ fn a_master_without_descriptors_answers_and_refills_later() {
     limit(master, "nofile", usual(Resource::RLIMIT_NOFILE));
     let relieved = Instant::now();
     // Of the reserve it may have been made before the relief.
-    server.wait_for("the worker", || (count(&server, "] worker 0 generation 1 pid ") >= 3).then_some(()));
+    server.wait_for("the worker", || (count(server, "] worker 0 generation 1 pid ") >= 3).then_some(()));
     println!("refilled {} ms after the relief", relieved.elapsed().as_millis());
     assert!(relieved.elapsed() < Duration::from_secs(5));
     server.wait_until("serving", |status| status["state"] == "serving");
     assert_eq!(server.workers()[1], workers[1]);
-    server.stop();
+    let aftermath = trial.calm();
+    aftermath.assert_lost_with(&[Gone { pid: workers[0], from, until: Instant::now() }]);
+    aftermath.stop();
 }
 
 /// Leaves the master so many free numbers for descriptors.
