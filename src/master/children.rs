@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Instant;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
@@ -16,6 +17,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, fchown};
 use serde::Serialize;
 
+use super::oom::OomKiller;
 use crate::contract::ids::{Birth, Role};
 use crate::contract::orders::{NOTE_LEN_MAX, ORDER_LEN_MAX};
 use crate::error::Exit;
@@ -52,6 +54,8 @@ pub(super) struct Process {
     pub(super) has_begun: bool,
     /// Whether it has reported anything.
     pub(super) has_spoken: bool,
+    /// Whether it was sent SIGKILL from here.
+    is_killed: bool,
     /// `None` once it broke the rules or closed it.
     control: Option<UnixStream>,
     decoder: Decoder,
@@ -87,6 +91,7 @@ impl Children {
                 note: None,
                 has_begun: false,
                 has_spoken: false,
+                is_killed: false,
                 control: Some(ours),
                 decoder,
             },
@@ -151,14 +156,20 @@ impl Children {
     }
 
     /// Collects the dead, strangers included: as subreaper the master gets those of its children.
-    pub(super) fn reap(&mut self) -> Vec<Death> {
+    pub(super) fn reap(&mut self, oom: &mut OomKiller) -> Vec<Death> {
         let mut deaths = Vec::new();
         let refused = format!("exited with {}", Exit::Refused as u8);
         loop {
             let (pid, how) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(pid, code)) => (pid, format!("exited with {code}")),
                 Ok(WaitStatus::Signaled(pid, signal, core)) => {
-                    (pid, format!("killed by {signal}{}", if core { " (core dumped)" } else { "" }))
+                    let is_others_work = signal == Signal::SIGKILL && !self.is_killed(pid);
+                    let more = match (core, is_others_work) {
+                        (true, _) => " (core dumped)",
+                        (false, true) if oom.explains_a_death(Instant::now()) => " (out of memory)",
+                        (false, _) => "",
+                    };
+                    (pid, format!("killed by {signal}{more}"))
                 }
                 Ok(_) | Err(Errno::ECHILD) => return deaths,
                 Err(Errno::EINTR) => continue,
@@ -179,9 +190,16 @@ impl Children {
         }
     }
 
+    /// Whether it was sent SIGKILL from here.
+    fn is_killed(&self, pid: Pid) -> bool {
+        self.known.values().any(|process| process.pid == Some(pid) && process.is_killed)
+    }
+
     /// Sends a signal. The pid cannot mean another process: only we reap it.
-    pub(super) fn signal(&self, birth: Birth, signal: Signal) {
-        let Some(pid) = self.pid(birth) else { return };
+    pub(super) fn signal(&mut self, birth: Birth, signal: Signal) {
+        let Some(process) = self.known.get_mut(&birth) else { return };
+        let Some(pid) = process.pid else { return };
+        process.is_killed |= signal == Signal::SIGKILL;
         if let Err(error) = kill(pid, signal) {
             log::error!(target: "forebay", "cannot send {signal} to pid {pid}: {error}");
         }

@@ -10,6 +10,7 @@ mod control;
 mod listeners;
 mod notify;
 mod offers;
+mod oom;
 mod pid_file;
 mod program;
 mod pulse;
@@ -43,6 +44,7 @@ use self::control::ControlServer;
 use self::listeners::{LOCK_WAIT, Listeners};
 use self::notify::Notifier;
 use self::offers::{Offers, Refusal};
+use self::oom::OomKiller;
 use self::pid_file::PidFile;
 pub(crate) use self::program::path as program_path;
 use self::release::{Held, Release};
@@ -143,7 +145,8 @@ struct Master {
     /// The log helper that was shown them.
     reader_of_outputs: Option<Birth>,
     supervisor: Supervisor,
-    /// When the workers' memory was looked at last.
+    oom: OomKiller,
+    /// When memory was looked at last.
     weighed: Instant,
     started: Instant,
     outcome: Option<Outcome>,
@@ -208,6 +211,7 @@ impl Master {
             children: Children::default(),
             outputs: BTreeMap::new(),
             reader_of_outputs: None,
+            oom: OomKiller::watch(started),
             weighed: started,
             started,
             outcome: None,
@@ -339,7 +343,7 @@ impl Master {
     }
 
     fn reap(&mut self) {
-        for death in self.children.reap() {
+        for death in self.children.reap(&mut self.oom) {
             // What it said before it died is in its socket still.
             self.hear(death.birth);
             if death.is_refusal {

@@ -7,7 +7,7 @@ use super::{Master, status};
 use crate::contract::ids::Role;
 use crate::contract::scoreboard::monotonic_ms;
 
-/// How often the workers are weighed, where they have a limit.
+/// How often memory is looked at: that of the workers, where they have a limit, and whether the system has enough.
 const WEIGH_EVERY: Duration = Duration::from_secs(1);
 
 impl Master {
@@ -38,6 +38,7 @@ impl Master {
             return;
         }
         self.weighed = now;
+        self.oom.look(now);
         let too_large = self.children.iter().filter_map(|(birth, process)| {
             let Role::Worker(_, generation) = process.role else { return None };
             let limit = self.releases.get(&generation)?.settings.worker.rss_max?;

@@ -26,6 +26,7 @@ mod listeners;
 mod load;
 mod logging;
 mod losses;
+mod oom;
 mod orphans;
 mod pauses;
 mod peer;
