@@ -172,6 +172,7 @@ impl Master {
         let run = || -> io::Result<()> {
             signals::forget_handlers()?;
             signals::leave_to_the_master(true)?;
+            process::offer_to_the_oom_killer();
             title::wipe_the_environment();
             title::set(&format!("{}: {}", self.identity.name, Role::Log));
             let listener = self.log_listener.try_clone()?;

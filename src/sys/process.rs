@@ -143,6 +143,17 @@ pub(crate) struct Program<'a> {
     pub(crate) umask: Option<Mode>,
 }
 
+/// How much likelier than its parent a child is to be taken when memory is short, in thousandths of the memory there is.
+const OOM_SCORE: i32 = 50;
+
+/// Tells the kernel to take this process before its parent when memory is short: raising the score takes no right
+/// (proc_pid_oom_score_adj(5)). Where it cannot be, the kernel chooses by size alone.
+pub(crate) fn offer_to_the_oom_killer() {
+    const SCORE: &str = "/proc/self/oom_score_adj";
+    let own = fs::read_to_string(SCORE).ok().and_then(|text| text.trim().parse::<i32>().ok());
+    let _ = own.map(|own| fs::write(SCORE, own.saturating_add(OOM_SCORE).min(1000).to_string()));
+}
+
 /// Starts a program; all signals stay blocked in it until it has its handlers.
 pub(crate) fn start(program: Program<'_>) -> io::Result<Pid> {
     use std::os::fd::AsRawFd;
@@ -163,12 +174,14 @@ pub(crate) fn start(program: Program<'_>) -> io::Result<Pid> {
         command.env_remove(name);
     }
     // SAFETY: between fork and exec mostly async-signal-safe calls: sigprocmask, close_range, dup2,
-    // fcntl, umask, set*id. Giving up capabilities allocates, which is sound in the child of a
+    // fcntl, umask, set*id. Giving up capabilities and the OOM score allocate, which is sound in the child of a
     // process with a single thread, as every caller is.
     unsafe {
         command.pre_exec(move || {
             super::signals::block_all()?;
             super::descriptors::close_on_exec();
+            // Before it becomes another user, to whom its own files of /proc do not belong.
+            offer_to_the_oom_killer();
             if let Some(mask) = mask {
                 umask(mask);
             }
