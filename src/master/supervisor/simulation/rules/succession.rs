@@ -133,9 +133,8 @@ impl Rules {
                 && life.home == Some(self.serving.generation)
                 && !life.unkillable
         };
-        let grows_up = |life: &Life| life.born.filter(|_| life.worn).map(|born| born + WORN_AGE_MIN);
-        let days = |life: &Life| [self.birthday(life), grows_up(life)];
-        let next = self.lives.values().filter(waits_for).flat_map(days).flatten();
+        let day = |life: &Life| if life.worn { Some(life.born? + WORN_AGE_MIN) } else { self.birthday(life) };
+        let next = self.lives.values().filter(waits_for).filter_map(day);
         let next = next.filter(|&day| day > self.now).min();
         let seen = next.is_none_or(|day| due.is_some_and(|due| due <= day));
         require(seen, "the worn are followed", "the next look comes after a birthday")?;
