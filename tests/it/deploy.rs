@@ -49,8 +49,15 @@ impl Site {
 
     fn command(&self, script: &str, run_dir: &Path, words: &[&Path]) -> Command {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(script);
-        let mut command = Command::new(script);
-        command.args(["--name", "fixture", "--root"]).arg(self.place("root")).arg("--run-dir").arg(run_dir);
+        // Whoever runs the tests in the background ignores signals, and no shell can trap those.
+        let mut command = Command::new("env");
+        command
+            .arg("--default-signal=INT,HUP,TERM")
+            .arg(script)
+            .args(["--name", "fixture", "--root"])
+            .arg(self.place("root"))
+            .arg("--run-dir")
+            .arg(run_dir);
         command.arg("--config").arg(self.place("x.toml")).args(words);
         command
     }

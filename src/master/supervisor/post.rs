@@ -54,6 +54,11 @@ impl Post {
         }
     }
 
+    /// How often its occupants have died, and how often one was refused last.
+    pub(super) fn failures(&self) -> (u64, u32) {
+        (self.restarts, self.refusals)
+    }
+
     /// The occupant is ordered.
     pub(super) fn fill(&mut self, birth: Birth) {
         self.occupant = Some(birth);

@@ -14,6 +14,7 @@ mod reloads;
 mod rules;
 mod schedules;
 mod script;
+mod successions;
 mod world;
 
 use std::collections::VecDeque;

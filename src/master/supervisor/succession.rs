@@ -2,7 +2,8 @@
 //!
 //! One slot at a time: the successor is made beside the old worker, and when it serves, it has the
 //! slot, and the old one finishes its requests. One that fails is tried again as any other process,
-//! and the old one serves on meanwhile. During a reload, which replaces all, nobody is followed.
+//! for the next slot in turn, and the old ones serve on meanwhile. During a reload, which replaces all,
+//! nobody is followed.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -18,6 +19,8 @@ pub(super) const WORN_AGE_MIN: Duration = Duration::from_secs(1);
 pub(super) struct Succession {
     pub(super) slot: Slot,
     pub(super) post: Post,
+    /// How often it had failed when it got to this slot.
+    failures: (u64, u32),
 }
 
 /// Why a worker has served for long enough.
@@ -46,13 +49,27 @@ impl Supervisor {
             self.crew.succession = None;
             return;
         }
-        if self.crew.succession.is_none()
-            && let Some((birth, wear)) = self.next_to_follow(now)
-            && let Some(role @ Role::Worker(slot, _)) = self.children.get(&birth).map(|child| child.role)
-        {
-            self.crew.succession = Some(Succession { slot, post: Post::new(now) });
-            self.report(Report::Recycling(birth, role, wear));
+        let last = match &self.crew.succession {
+            // It is under way, or to be tried again for want of another slot.
+            Some(succession) if !succession.has_failed() => return,
+            Some(succession) => Some(succession.slot),
+            None => None,
+        };
+        let Some((birth, slot, wear)) = self.next_to_follow(last, now) else { return };
+        match &mut self.crew.succession {
+            Some(succession) => {
+                succession.failures = succession.post.failures();
+                if succession.slot == slot {
+                    return;
+                }
+                succession.slot = slot;
+            }
+            None => {
+                let post = Post::new(now);
+                self.crew.succession = Some(Succession { slot, failures: post.failures(), post });
+            }
         }
+        self.report(Report::Recycling(birth, Role::Worker(slot, self.crew.generation), wear));
     }
 
     /// When the next worker will be too old, or old enough to be followed, if that is waited for.
@@ -69,7 +86,7 @@ impl Supervisor {
 
     /// The successor takes the slot when it serves, or when the old worker has not waited.
     pub(super) fn succeed(&mut self) {
-        let Some(Succession { slot, post }) = &self.crew.succession else { return };
+        let Some(Succession { slot, post, .. }) = &self.crew.succession else { return };
         let successor = post.occupant;
         let serves = self.serves(post);
         let Some(seat) = self.crew.workers.get_mut(usize::from(slot.0)) else {
@@ -95,23 +112,28 @@ impl Supervisor {
         self.crew.succession = None;
     }
 
-    /// The oldest of those that are to be followed; none while too many that were are still there.
-    fn next_to_follow(&mut self, now: Instant) -> Option<(Birth, Wear)> {
+    /// The next of those that are to be followed, after the slot that a successor has failed for: none at
+    /// first while too many that were followed are still there.
+    fn next_to_follow(&mut self, last: Option<Slot>, now: Instant) -> Option<(Birth, Slot, Wear)> {
         self.mark_the_aged(now);
         let is_retired = |(birth, child): &(&Birth, &Child)| {
             let works = matches!(child.role, Role::Worker(..)) && child.stage != Stage::Stuck;
             works && !self.is_seated(**birth, child.role)
         };
-        if self.children.iter().filter(is_retired).count() >= self.crew.workers.len() {
+        if last.is_none() && self.children.iter().filter(is_retired).count() >= self.crew.workers.len() {
             return None;
         }
-        let seated = self.crew.workers.iter().filter_map(|post| post.occupant);
-        let worn = seated.filter_map(|birth| {
+        let seated = (0..).zip(&self.crew.workers).filter_map(|(slot, post)| Some((Slot(slot), post.occupant?)));
+        let worn = seated.filter_map(|(slot, birth)| {
             let child = self.children.get(&birth).filter(|child| child.serves())?;
             let wear = child.wear.filter(|_| child.since + WORN_AGE_MIN <= now);
-            Some((birth, wear?))
+            Some((birth, slot, wear?))
         });
-        worn.min_by_key(|&(birth, _)| birth)
+        match last {
+            // In turn: the slots behind the last one, then those before it, then itself.
+            Some(last) => worn.min_by_key(|&(_, slot, _)| (slot <= last, slot)),
+            None => worn.min_by_key(|&(birth, _, _)| birth),
+        }
     }
 
     fn mark_the_aged(&mut self, now: Instant) {
@@ -122,6 +144,13 @@ impl Supervisor {
                 child.wear.get_or_insert(Wear::Age(age_max));
             }
         }
+    }
+}
+
+impl Succession {
+    /// Whether a successor has failed that was made for this slot.
+    fn has_failed(&self) -> bool {
+        self.post.occupant.is_none() && self.post.failures() != self.failures
     }
 }
 

@@ -84,10 +84,15 @@ impl Rules {
 
     pub(super) fn begins_to_follow(&mut self, birth: Birth, role: Role) -> Verdict {
         let worn = self.lives.get(&birth).is_some_and(|life| life.role == role && self.may_be_followed(life));
-        let may = worn && self.has_time_to_follow();
+        // After a failure it is another slot's turn; what fails is not tried again at once in that either.
+        let fails = self.succession.is_some() && !self.has_successor() && !self.is_followed(role);
+        let calm = self.phase == Phase::Serving && self.trial.is_none();
+        let may = worn && (self.has_time_to_follow() || fails && calm);
         require(may, "the worn are followed, one slot at a time", role)?;
         if let Role::Worker(slot, _) = role {
-            self.succession = Some(Succession { slot, place: Place::new(role.generation(), self.now) });
+            let new = || Place::new(role.generation(), self.now);
+            let place = self.succession.take().map_or_else(new, |succession| succession.place);
+            self.succession = Some(Succession { slot, place });
         }
         Ok(())
     }
