@@ -43,7 +43,7 @@ impl SecretFile {
     /// It cannot be opened, or is no regular file.
     pub fn open(path: impl Into<PathBuf>) -> io::Result<Self> {
         let path = path.into();
-        let file = open(&path).map_err(io::Error::other)?;
+        let file = open(&path)?;
         Ok(Self { path, file: Arc::new(file) })
     }
 
@@ -93,13 +93,10 @@ pub(super) fn with<T>(opened: &Arc<Opened>, read: impl FnOnce() -> T) -> T {
 }
 
 /// Opens a regular file without waiting for anything.
-pub(crate) fn open(path: &Path) -> Result<File, String> {
-    let opened = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits() | OFlag::O_NOCTTY.bits()).open(path);
-    let file = opened.map_err(|error| error.to_string())?;
-    if !file.metadata().is_ok_and(|found| found.is_file()) {
-        return Err("it is no regular file".to_owned());
-    }
-    Ok(file)
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let file = File::options().read(true).custom_flags(flags.bits()).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is no regular file")) }
 }
 
 impl<'de> Deserialize<'de> for SecretFile {
@@ -107,7 +104,7 @@ impl<'de> Deserialize<'de> for SecretFile {
         let path = PathBuf::deserialize(deserializer)?;
         let known = OPENED.with_borrow(|opened| opened.get(&path).cloned());
         // A key of another name, or no master: this process may be able to read it.
-        let file = known.unwrap_or_else(|| open(&path).map(Arc::new));
+        let file = known.unwrap_or_else(|| open(&path).map(Arc::new).map_err(|error| error.to_string()));
         match file {
             Ok(file) => Ok(Self { path, file }),
             Err(why) => Err(D::Error::custom(format!("cannot read {}: {why}", path.display()))),
@@ -129,7 +126,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("key");
         std::fs::write(&path, "secret\n").expect("write");
-        let opened: Opened = [(path.clone(), open(&path).map(Arc::new))].into();
+        let opened: Opened = [(path.clone(), open(&path).map(Arc::new).map_err(|error| error.to_string()))].into();
         let text = format!("key_file = '{}'", path.display());
         std::fs::remove_file(&path).expect("remove");
         let settings: Settings = with(&Arc::new(opened), || toml::from_str(&text)).expect("it was opened");

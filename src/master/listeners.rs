@@ -15,6 +15,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::geteuid;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use super::file_identity::FileIdentity;
 use crate::contract::status::ListenerStatus;
 use crate::error::{Context, Error, Exit};
 use crate::settings::{Address, Listener as Wanted, Service, is_safe_way};
@@ -54,7 +55,7 @@ struct Listener {
 /// A Unix socket's name in the file system, as long as it is ours.
 struct SocketFile {
     path: PathBuf,
-    identity: (u64, u64),
+    identity: FileIdentity,
 }
 
 impl Listeners {
@@ -226,7 +227,7 @@ impl Listener {
 
 impl SocketFile {
     fn is_ours(&self) -> bool {
-        fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.identity)
+        fs::symlink_metadata(&self.path).is_ok_and(|found| FileIdentity::of(&found) == self.identity)
     }
 }
 
@@ -303,7 +304,7 @@ fn listen_unix(
     umask(before);
     bound?;
     let found = fs::symlink_metadata(path)?;
-    let file = SocketFile { path: path.to_owned(), identity: (found.dev(), found.ino()) };
+    let file = SocketFile { path: path.to_owned(), identity: FileIdentity::of(&found) };
     give(&file, wanted, service)?;
     socket.listen(wanted.backlog)?;
     Ok((socket, file))
@@ -363,8 +364,7 @@ fn try_to_give(file: &SocketFile, wanted: &Wanted, service: Service) -> io::Resu
 fn hold(file: &SocketFile) -> io::Result<File> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
     let held = File::options().read(true).custom_flags(flags.bits()).open(&file.path)?;
-    let found = held.metadata()?;
-    if (found.dev(), found.ino()) != file.identity {
+    if FileIdentity::of(&held.metadata()?) != file.identity {
         return Err(io::Error::other("somebody has put something else in its place"));
     }
     Ok(held)

@@ -7,6 +7,7 @@ mod act;
 mod check;
 mod children;
 mod control;
+mod file_identity;
 mod listeners;
 mod notify;
 mod offers;

@@ -4,7 +4,7 @@
 //! descriptor of the file that this process closes, so a file is known by what it is, before it is opened.
 
 use std::fs::{self, File, Permissions};
-use std::io::{Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
 
+use super::file_identity::FileIdentity;
 use super::run_dir::RunDir;
 use crate::contract::lock;
 use crate::error::{Context, Error, Exit};
@@ -118,9 +119,8 @@ impl Drop for PidFile {
 
 /// Whether this path names this file.
 fn is_there(path: &Path, file: &File) -> bool {
-    let identity = |found: fs::Metadata| (found.dev(), found.ino());
-    let (ours, there) = (file.metadata().map(identity), fs::symlink_metadata(path).map(identity));
-    matches!((ours, there), (Ok(ours), Ok(there)) if ours == there)
+    let identity = |found: io::Result<fs::Metadata>| found.ok().as_ref().map(FileIdentity::of);
+    identity(file.metadata()).is_some_and(|ours| identity(fs::symlink_metadata(path)) == Some(ours))
 }
 
 /// Nothing of anyone else's is written over, and nothing that is no pid file.

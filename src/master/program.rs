@@ -2,24 +2,20 @@
 
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, geteuid};
 
+use super::file_identity::is_one;
 use crate::app::secret;
 use crate::contract::orders::{GivenFile, ZYGOTE_VARIABLE};
 use crate::error::{Chain, Context, Error, Exit};
-use crate::settings::{NamedFile, Service, Settings, is_safe_way};
+use crate::settings::{NamedFile, Service, Settings, is_safe_way, read_whole};
 use crate::sys::process::{self, Program};
 use crate::sys::title;
-
-/// The longest file that is kept for the application, in bytes: as long as the configuration may be.
-const FILE_LEN_MAX: u64 = 1024 * 1024;
 
 /// What is between the service manager and the master.
 const MASTERS_VARIABLES: [&str; 6] =
@@ -59,7 +55,7 @@ impl Load {
         umask: Option<Mode>,
         is_locked: impl Fn(&Path) -> bool,
     ) -> Result<Self, Error> {
-        let executable = open_program(path)?;
+        let executable = secret::open(path).or_refused(|| format!("cannot open the program {}", path.display()))?;
         let configuration = crate::sys::memory::sealed_bytes("configuration", &settings.source)
             .or_refused(|| "cannot keep the configuration in memory".to_owned())?;
         let service = settings.service().map_err(|why| Error::new(Exit::Config, why))?;
@@ -70,7 +66,7 @@ impl Load {
             let refused = found.map(|file| kept.push(file)).err();
             files.push(GivenFile { path: file.path.clone(), refused });
         }
-        Ok(Self { executable, service, umask, configuration, files, kept })
+        Ok(Self { executable: executable.into(), service, umask, configuration, files, kept })
     }
 
     /// Where the executable is, as the kernel says it.
@@ -113,24 +109,10 @@ impl Load {
     }
 }
 
-/// Opens a program without waiting for anything, as a pipe in its place would have it.
-fn open_program(path: &Path) -> Result<OwnedFd, Error> {
-    let cannot = || format!("cannot open the program {}", path.display());
-    let opened = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path).or_refused(cannot)?;
-    if !opened.metadata().or_refused(cannot)?.is_file() {
-        return Err(Error::new(Exit::Refused, format!("{}: it is no regular file", cannot())));
-    }
-    Ok(opened.into())
-}
-
 fn keep(file: &NamedFile) -> Result<Kept, String> {
     is_safe_way(&file.place).map_err(|error| Chain(&error).to_string())?;
-    let opened = secret::open(&file.place)?;
-    let mut content = Vec::new();
-    let len = opened.take(FILE_LEN_MAX + 1).read_to_end(&mut content).map_err(|error| error.to_string())?;
-    if len as u64 > FILE_LEN_MAX {
-        return Err(format!("it has more than {FILE_LEN_MAX} bytes"));
-    }
+    let opened = secret::open(&file.place).map_err(|error| error.to_string())?;
+    let content = read_whole(opened)?;
     let mut hasher = DefaultHasher::new();
     content.hash(&mut hasher);
     let content = crate::sys::memory::sealed_bytes("file", &content).map_err(|error| error.to_string())?;
@@ -166,11 +148,5 @@ pub(crate) fn path() -> Result<PathBuf, Error> {
     }
     let here = std::env::current_dir().or_refused(|| "cannot tell the working directory".to_owned())?;
     let named = std::env::var_os("PWD").map(PathBuf::from);
-    Ok(named.filter(|named| named.is_absolute() && is_same(named, &here)).unwrap_or(here).join(started))
-}
-
-/// Whether two paths name one directory.
-fn is_same(one: &Path, other: &Path) -> bool {
-    let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
-    identity(one).is_some() && identity(one) == identity(other)
+    Ok(named.filter(|named| named.is_absolute() && is_one(named, &here)).unwrap_or(here).join(started))
 }

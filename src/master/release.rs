@@ -1,6 +1,5 @@
 //! All that one generation is started from and executed with, kept as long as any process of it lives.
 
-use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::time::Duration;
@@ -8,6 +7,7 @@ use std::time::Duration;
 use nix::sys::stat::Mode;
 use toml::{Table, Value};
 
+use super::file_identity;
 use super::listeners::{Bound, LOCK_WAIT_SERVING, Listeners};
 use super::pid_file::{PidFile, Succession};
 use super::program::Load;
@@ -66,7 +66,7 @@ impl Release {
         let (before, after) = (old.service().map_err(wrong)?, new.service().map_err(wrong)?);
         // What comes of them, not how they are written.
         let fixed = [
-            ("run_dir", old.run_dir != new.run_dir && !is_one(held.run_dir.path(), new.run_dir.as_deref(), name)),
+            ("run_dir", old.run_dir != new.run_dir && !is_the_one(held.run_dir.path(), new.run_dir.as_deref(), name)),
             ("user", before.uid != after.uid),
             ("group", before.gid != after.gid),
         ];
@@ -107,10 +107,9 @@ impl Release {
 }
 
 /// Whether the run directory that is wanted, or that this program has by itself, is the one in use.
-fn is_one(run_dir: &Path, wanted: Option<&Path>, name: &str) -> bool {
+fn is_the_one(run_dir: &Path, wanted: Option<&Path>, name: &str) -> bool {
     let wanted = wanted.map_or_else(|| default_run_dir(name), Path::to_owned);
-    let real = |path: &Path| fs::canonicalize(path).ok();
-    wanted == run_dir || (real(run_dir).is_some() && real(&wanted) == real(run_dir))
+    wanted == run_dir || file_identity::is_one(run_dir, &wanted)
 }
 
 /// Reads the settings as a start would.

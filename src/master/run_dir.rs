@@ -11,6 +11,7 @@ use interprocess::os::unix::local_socket::ListenerOptionsExt;
 use nix::fcntl::OFlag;
 use nix::unistd::{Gid, Uid, getegid, geteuid};
 
+use super::file_identity::is_one;
 use crate::contract::ids::HelperName;
 use crate::contract::{control, lock};
 use crate::error::{Context, Error, Exit};
@@ -66,14 +67,12 @@ impl RunDir {
 
     /// Whether this is one of the files that are made here, by whatever name.
     pub(super) fn owns(&self, path: &Path) -> bool {
-        let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
-        let is_same = |one: &Path, other: &Path| identity(one).is_some() && identity(one) == identity(other);
-        let lies_in = |directory: &Path| path.parent().is_some_and(|parent| is_same(parent, directory));
+        let lies_in = |directory: &Path| path.parent().is_some_and(|parent| is_one(parent, directory));
         let own = [MASTER_LOCK, lock::FILE, control::SOCKET, RELOADS, IPC, STATE];
         let has_own_name = own.iter().any(|own| path.file_name().is_some_and(|name| name == *own));
         lies_in(&self.path) && has_own_name
             || lies_in(&self.ipc_dir())
-            || [MASTER_LOCK, lock::FILE].iter().any(|name| is_same(path, &self.path.join(name)))
+            || [MASTER_LOCK, lock::FILE].iter().any(|name| is_one(path, &self.path.join(name)))
     }
 
     /// The children's lock file.

@@ -18,7 +18,7 @@ use super::{NamedFile, Settings, is_safe_way};
 use crate::error::Chain;
 use crate::error::mistakes::{Mistakes, line_of, unknown};
 
-/// The longest configuration file, in bytes.
+/// The longest configuration file, and the longest of the files that it names, in bytes.
 const FILE_LEN_MAX: u64 = 1024 * 1024;
 
 /// The most files, and the deepest table they are looked for in.
@@ -45,12 +45,17 @@ fn content(path: &Path) -> Result<String, String> {
     if file.metadata().is_ok_and(|found| found.file_type().is_fifo()) {
         return Err("it is a pipe: a reload could not read it again".to_owned());
     }
-    let mut text = String::new();
-    let len = file.take(FILE_LEN_MAX + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
+    String::from_utf8(read_whole(file)?).map_err(|_| "stream did not contain valid UTF-8".to_owned())
+}
+
+/// All that a file holds that the master keeps in memory.
+pub(crate) fn read_whole(file: File) -> Result<Vec<u8>, String> {
+    let mut content = Vec::new();
+    let len = file.take(FILE_LEN_MAX + 1).read_to_end(&mut content).map_err(|error| error.to_string())?;
     if len as u64 > FILE_LEN_MAX {
         return Err(format!("it has more than {FILE_LEN_MAX} bytes"));
     }
-    Ok(text)
+    Ok(content)
 }
 
 /// Reads all that can be read; whether it is TOML.

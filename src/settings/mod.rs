@@ -23,6 +23,7 @@ use nix::unistd::{Gid, Uid, getegid, geteuid};
 pub(crate) use self::account::{Account, Group};
 pub(crate) use self::address::Address;
 pub(crate) use self::example::example;
+pub(crate) use self::file::read_whole;
 pub(crate) use self::key::{Given, Key};
 pub(crate) use self::listener::Listener;
 pub(crate) use self::overrides::{Overrides, file_of};
