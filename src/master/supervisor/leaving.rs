@@ -49,9 +49,8 @@ impl Supervisor {
     /// Two generations live at most: what is left of others is hurried, and waited for within the limits
     /// that it ends by.
     pub(super) fn hurry_the_oldest(&mut self) {
-        let oldest: BTreeSet<Birth> = self.oldest().map(|(birth, _)| birth).collect();
         let generations: BTreeSet<Generation> =
-            oldest.iter().filter_map(|birth| self.children.get(birth)?.role.generation()).collect();
+            self.oldest().filter_map(|(_, child)| child.role.generation()).collect();
         for generation in generations {
             self.progress(Progress::Waiting(generation));
         }

@@ -94,6 +94,11 @@ pub(crate) struct Child {
 }
 
 impl Child {
+    /// Whether it does its work.
+    fn serves(&self) -> bool {
+        self.stage == Stage::Serving
+    }
+
     /// Whether its loop should turn. A zygote waits in a read and has no heart to beat.
     fn beats(&self) -> bool {
         self.stage.has_heartbeat() && !matches!(self.role, Role::Zygote(_))

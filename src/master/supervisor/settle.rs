@@ -6,8 +6,8 @@ use super::crew::{Crew, HelperPost};
 use super::post::Post;
 use super::reload::Step;
 use super::{
-    Action, Birth, Generation, HelperName, KILL_GRACE, LOOK_MAX, Outcome, PAUSE_MIN, Phase, Report, Role, Slot, Stage,
-    Supervisor, Timeouts, WORKERS_LIVE_MAX,
+    Action, Birth, Child, Generation, HelperName, KILL_GRACE, LOOK_MAX, Outcome, PAUSE_MIN, Phase, Report, Role, Slot,
+    Stage, Supervisor, Timeouts, WORKERS_LIVE_MAX,
 };
 
 impl Supervisor {
@@ -292,8 +292,7 @@ impl Supervisor {
     }
 
     pub(super) fn serves(&self, post: &Post) -> bool {
-        let child = post.occupant.and_then(|birth| self.children.get(&birth));
-        child.is_some_and(|child| child.stage == Stage::Serving)
+        post.occupant.and_then(|birth| self.children.get(&birth)).is_some_and(Child::serves)
     }
 }
 

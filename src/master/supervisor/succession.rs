@@ -26,7 +26,7 @@ pub(super) struct Succession {
 /// Why a worker has served for long enough.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Wear {
-    /// It has answered so many requests.
+    /// It has taken so many requests.
     Requests(u64),
     /// It uses so many bytes of memory.
     Memory(u64),
@@ -151,13 +151,6 @@ impl Succession {
     /// Whether a successor has failed that was made for this slot.
     fn has_failed(&self) -> bool {
         self.post.occupant.is_none() && self.post.failures() != self.failures
-    }
-}
-
-impl Child {
-    /// Whether it works: who is not born has no age yet.
-    fn serves(&self) -> bool {
-        self.stage == Stage::Serving
     }
 }
 
