@@ -10,7 +10,8 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use hyper_util::server::conn::auto::{self, UpgradeableConnection};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulConnection;
 use tower_service::Service;
 
 use super::clock::Clock;
@@ -112,14 +113,7 @@ where
 }
 
 /// Ends a connection in its time, or cuts it when that is over.
-async fn end<S, B>(connection: Pin<&mut Serving<'_, S>>, life: &Life) -> Result<(), BoxError>
-where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
+async fn end<C: GracefulConnection>(connection: Pin<&mut C>, life: &Life) -> Result<(), C::Error> {
     tokio::select! {
         biased;
         () = life.ends().now() => {
@@ -131,14 +125,7 @@ where
 }
 
 /// Ends a connection with its next answer, or when it has not been in use for the grace, after `soon`.
-async fn finish<S, B>(mut connection: Pin<&mut Serving<'_, S>>, life: &Life) -> Result<(), BoxError>
-where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
+async fn finish<C: GracefulConnection>(mut connection: Pin<&mut C>, life: &Life) -> Result<(), C::Error> {
     life.end();
     let unused = async {
         life.ends().soon().await;
@@ -162,6 +149,3 @@ where
     connection.as_mut().graceful_shutdown();
     connection.await
 }
-
-/// A connection as hyper serves it.
-type Serving<'a, S> = UpgradeableConnection<'a, Wire, Guarded<S>, TokioExecutor>;
