@@ -6,20 +6,18 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use nix::time::{ClockId, clock_gettime};
-
 use super::life::record;
+use crate::contract::time::{coarse_ms, ms};
 
 /// In milliseconds. A process has one loop.
 static SLOW: AtomicU64 = AtomicU64::new(u64::MAX);
 /// The longest turn since the last heartbeat that somebody was named for, in milliseconds.
 static NAMED: AtomicU64 = AtomicU64::new(0);
 
-/// The coarse clock's step is a tick of the kernel, 1 to 10 ms.
+/// More than two steps of the coarse clock.
 const COARSE_MS: u64 = 20;
 
-/// A moment, to a few milliseconds: the kernel's coarse clock costs a fifth of the exact one, which
-/// every request would pay twice.
+/// A moment, to a few milliseconds: every request looks at the clock twice, and the coarse one is cheap.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment(u64);
 
@@ -55,13 +53,8 @@ fn note(turn_ms: u64) -> bool {
     turn_ms >= SLOW.load(Ordering::Relaxed)
 }
 
-fn ms(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
 impl Moment {
     pub(super) fn now() -> Self {
-        let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).expect("every Linux has CLOCK_MONOTONIC_COARSE");
-        Self(now.tv_sec() as u64 * 1000 + now.tv_nsec() as u64 / 1_000_000)
+        Self(coarse_ms())
     }
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::client::{cannot_talk, dial};
 use crate::contract::ids::HelperName;
-use crate::contract::scoreboard::monotonic_ms_in;
+use crate::contract::time::monotonic_ms_in;
 use crate::error::{Error, Exit};
 use crate::ipc::callee::TOPIC;
 use crate::ipc::caller::{Caller, Told};

@@ -10,3 +10,4 @@ pub(crate) mod lock;
 pub(crate) mod orders;
 pub(crate) mod scoreboard;
 pub(crate) mod status;
+pub(crate) mod time;

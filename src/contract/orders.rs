@@ -145,7 +145,7 @@ pub(crate) struct Begin {
     pub(crate) hang_ms: u64,
     /// Which log records are worth sending, in RUST_LOG's syntax.
     pub(crate) filter: String,
-    /// A worker that has answered so many requests says so.
+    /// A worker that has taken so many requests says so.
     #[serde(default)]
     pub(crate) requests_max: Option<u64>,
     /// A turn of the loop that takes longer is logged, in milliseconds; 0: none is.
@@ -168,7 +168,7 @@ pub(crate) enum ChildReport {
     Refused { reason: String },
     /// What `status` shows beside this process's state, in the place of the last one.
     Note { text: String },
-    /// It has answered as many requests as it may: only from who was told a limit.
+    /// It has taken as many requests as it may: only from who was told a limit.
     Spent { requests: u64 },
 }
 

@@ -9,10 +9,8 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::time::Duration;
 
-use nix::time::{ClockId, clock_gettime};
-
+use super::time::monotonic_ms;
 use crate::sys::memory::SharedWords;
 
 const MAGIC: u64 = u64::from_be_bytes(*b"forebay1");
@@ -136,17 +134,6 @@ impl Record<'_> {
         requests.store(count, Relaxed);
         count
     }
-}
-
-/// CLOCK_MONOTONIC, which is one clock for all processes, in milliseconds.
-pub(crate) fn monotonic_ms() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every Linux has CLOCK_MONOTONIC");
-    now.tv_sec() as u64 * 1000 + now.tv_nsec() as u64 / 1_000_000
-}
-
-/// The same clock, after so much more time.
-pub(crate) fn monotonic_ms_in(time: Duration) -> u64 {
-    monotonic_ms().saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

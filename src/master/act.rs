@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use super::{Master, RECORDS, report};
 use crate::contract::ids::{Birth, Generation, Role};
 use crate::contract::lock;
 use crate::contract::orders::{Begin, ChildOrder, LogOrder, ZygoteOrder};
+use crate::contract::time::ms;
 use crate::log::{logger, writer};
 use crate::settings::{Settings, WorkerLimits, count_of_workers};
 use crate::sys::{descriptors, privileges, process, signals, title};
@@ -205,7 +206,8 @@ impl Master {
     fn start_zygote(&mut self, birth: Birth, generation: Generation) -> io::Result<()> {
         let role = Role::Zygote(generation);
         let control = self.children.prepare(birth, role, None, self.poll.registry())?;
-        let output = self.output_of(role)?.try_clone()?;
+        self.make_output(role)?;
+        let output = self.outputs[&role].writer.try_clone()?;
         let pid = self.release(generation)?.load.start_zygote(self.identity.name, control.into(), output)?;
         self.children.born(birth, pid);
         Ok(())
@@ -239,21 +241,17 @@ impl Master {
                 self.children.tell(birth, &order, &release.load.given(&self.children_lock))
             }
             (role @ Role::Worker(_, generation), record) => {
-                self.output_of(role)?;
-                let release = self.release(generation)?;
-                let listeners = self.listeners.descriptors(&release.listeners);
-                self.begin_forked(birth, role, record, &self.outputs[&role].writer, &release.settings, listeners)
+                self.make_output(role)?;
+                let Release { settings, listeners, .. } = self.release(generation)?;
+                let listeners = self.listeners.descriptors(listeners);
+                self.begin_forked(birth, role, record, settings, &settings.log_level, listeners)
             }
             (role @ Role::Helper(name, generation), record) => {
-                self.output_of(role)?;
-                let release = self.release(generation)?;
-                let mut settings = release.settings.clone();
+                self.make_output(role)?;
+                let settings = &self.release(generation)?.settings;
                 // One that was ordered before a commit, and is kept, logs what is wanted now.
-                if generation < self.serving {
-                    settings.log_level.clone_from(&self.settings.log_level);
-                }
-                let output = &self.outputs[&role].writer;
-                self.begin_forked(birth, role, record, output, &settings, self.offers.socket(name).into_iter())
+                let Settings { log_level, .. } = if generation < self.serving { &self.settings } else { settings };
+                self.begin_forked(birth, role, record, settings, log_level, self.offers.socket(name).into_iter())
             }
         }
     }
@@ -268,8 +266,8 @@ impl Master {
         birth: Birth,
         role: Role,
         record: Option<u32>,
-        output: &'a OwnedFd,
         settings: &Settings,
+        filter: &str,
         listeners: impl Iterator<Item = BorrowedFd<'a>>,
     ) -> io::Result<()> {
         let begin = Begin {
@@ -277,14 +275,15 @@ impl Master {
             record: record.unwrap_or_default(),
             drain_ms: ms(settings.timeouts.drain),
             hang_ms: ms(settings.timeouts.hang),
-            filter: settings.log_level.clone(),
+            filter: filter.to_owned(),
             requests_max: requests_max(&settings.worker),
             slow_turn_ms: ms(settings.worker.slow_turn),
             log_socket: self.run_dir.log_socket_path(),
             ipc_dir: self.run_dir.ipc_dir(),
             state_dir: self.run_dir.state_dir(),
         };
-        let mut given = vec![self.children_lock.as_fd(), self.scoreboard.fd(), output.as_fd()];
+        let output = self.outputs[&role].writer.as_fd();
+        let mut given = vec![self.children_lock.as_fd(), self.scoreboard.fd(), output];
         given.extend(listeners);
         self.children.tell(birth, &ChildOrder::Begin(begin), &given)
     }
@@ -315,9 +314,8 @@ impl Master {
         }
     }
 
-    /// The writing end for what a post's occupants print; made at first need, and shown to the log
-    /// helper.
-    fn output_of(&mut self, post: Role) -> io::Result<&OwnedFd> {
+    /// Where a post's occupants print: made at first need, and shown to the log helper.
+    fn make_output(&mut self, post: Role) -> io::Result<()> {
         if !self.outputs.contains_key(&post) {
             let output = Output::new(self.service)?;
             // One that has not begun is shown all of them then: a stream read twice is torn to pieces.
@@ -326,7 +324,7 @@ impl Master {
             }
             self.outputs.insert(post, output);
         }
-        Ok(&self.outputs[&post].writer)
+        Ok(())
     }
 
     /// Gives up outputs of which the generation is gone. The log helper reads its end until all is read:
@@ -375,10 +373,6 @@ impl Master {
         log::info!(target: "forebay", "to stop: {at_the_terminal}kill {pid}, or {program} stop{place}");
         log::info!(target: "forebay", "to reload: kill -HUP {pid}, or {program} reload{place}");
     }
-}
-
-fn ms(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// After how many requests a worker is worn: not all of them after the same number.

@@ -12,7 +12,7 @@ use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
 
 use super::spare::Spare;
-use crate::contract::control::{CONTROL_LEN_MAX, NO_REQUEST, Nothing, Refusal};
+use crate::contract::control::{CONTROL_LEN_MAX, NO_REQUEST, Nothing, PROGRESS, Refusal, Step};
 use crate::error::Exit;
 use crate::ipc::frame::Decoder;
 use crate::ipc::{message, peer};
@@ -219,6 +219,14 @@ impl ControlServer {
         peer.deadline = now + SILENCE_MAX;
         if peer.unsent.len() > CONTROL_LEN_MAX as usize || peer.write().is_err() {
             self.close(token);
+        }
+    }
+
+    /// Tells those who wait how far what they wait for has come.
+    pub(super) fn tell_step(&mut self, waiting: impl IntoIterator<Item = Token>, text: String, now: Instant) {
+        let mut out = Vec::new();
+        if message::notification(PROGRESS, &Step { text }, &mut out).is_ok() {
+            waiting.into_iter().for_each(|token| self.answer(token, &out, now));
         }
     }
 

@@ -286,7 +286,7 @@ impl Master {
         self.listeners.close_the_gone(now);
         self.conclude_the_overdue(now);
         self.feel_the_pulses();
-        self.weigh_the_workers(now);
+        self.look_at_memory(now);
         self.step(Event::Tick);
         if self.rollout.is_unwritten {
             self.write_reloads();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::supervisor::{Event, Wear};
 use super::{Master, status};
 use crate::contract::ids::Role;
-use crate::contract::scoreboard::monotonic_ms;
+use crate::contract::time::monotonic_ms;
 
 /// How often memory is looked at: that of the workers, where they have a limit, and whether the system has enough.
 const WEIGH_EVERY: Duration = Duration::from_secs(1);
@@ -32,8 +32,8 @@ impl Master {
         }
     }
 
-    /// The kernel says who has become too large.
-    pub(super) fn weigh_the_workers(&mut self, now: Instant) {
+    /// The kernel says who was killed for memory, and who has become too large.
+    pub(super) fn look_at_memory(&mut self, now: Instant) {
         if now.saturating_duration_since(self.weighed) < WEIGH_EVERY {
             return;
         }

@@ -7,9 +7,7 @@ use mio::Token;
 use super::Master;
 use super::control::WAITING_MAX;
 use super::supervisor::Event;
-use crate::contract::control::{
-    Nothing, PROGRESS, RELOAD, RESTART, Refusal, Restart, SCALE, STATUS, STOP, Scale, Step,
-};
+use crate::contract::control::{Nothing, RELOAD, RESTART, Refusal, Restart, SCALE, STATUS, STOP, Scale};
 use crate::contract::ids::{HelperName, WORKERS_MAX};
 use crate::error::Exit;
 use crate::ipc::frame::FrameError;
@@ -34,23 +32,10 @@ impl Master {
             STATUS => message::response(id, &Ok::<_, Refusal>(self.status()), &mut out),
             SCALE => message::response(id, &self.scale(message::params(params)?.0), &mut out),
             RESTART => message::response(id, &self.restart(&message::params(params)?.0), &mut out),
-            RELOAD if !self.control.may_wait() => {
-                let reason = "too many open files: nobody can wait for a reload now, and none is begun".to_owned();
-                let refusal = Refusal::new(Exit::Failed, reason);
-                message::response(id, &Err::<Nothing, _>(refusal), &mut out);
-            }
-            RELOAD if self.is_room_for_an_asker() => {
-                self.control.wait(token);
-                if self.supervisor.view().state == "starting" {
-                    self.tell_step(token, "the first start is under way: waiting for it");
-                }
-                self.ask_for_reload(Some((token, id)));
-                return Ok(());
-            }
-            RELOAD => {
-                let reason = format!("{WAITING_MAX} reloads are waited for already: try again when one is over");
-                message::response(id, &Err::<Nothing, _>(Refusal::new(Exit::Busy, reason)), &mut out);
-            }
+            RELOAD => match self.reload(token, id) {
+                Ok(()) => return Ok(()),
+                Err(refusal) => message::response(id, &Err::<Nothing, _>(refusal), &mut out),
+            },
             STOP => {
                 self.step(Event::Stop);
                 message::response(id, &self.stopping(token), &mut out);
@@ -65,12 +50,23 @@ impl Master {
         Ok(())
     }
 
-    /// Tells one who waits how things stand.
-    fn tell_step(&mut self, token: Token, text: &str) {
-        let (mut out, step) = (Vec::new(), Step { text: text.to_owned() });
-        if message::notification(PROGRESS, &step, &mut out).is_ok() {
-            self.control.answer(token, &out, Instant::now());
+    /// The answer comes when the reload is over.
+    fn reload(&mut self, token: Token, id: u32) -> Result<(), Refusal> {
+        if !self.control.may_wait() {
+            let reason = "too many open files: nobody can wait for a reload now, and none is begun".to_owned();
+            return Err(Refusal::new(Exit::Failed, reason));
         }
+        if !self.is_room_for_an_asker() {
+            let reason = format!("{WAITING_MAX} reloads are waited for already: try again when one is over");
+            return Err(Refusal::new(Exit::Busy, reason));
+        }
+        self.control.wait(token);
+        if self.supervisor.is_starting() {
+            let text = "the first start is under way: waiting for it".to_owned();
+            self.control.tell_step([token], text, Instant::now());
+        }
+        self.ask_for_reload(Some((token, id)));
+        Ok(())
     }
 
     /// A stop was asked for: the connection shows when it is over, if there is room.

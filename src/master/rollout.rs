@@ -13,12 +13,12 @@ use super::release::{self, Held, Release};
 use super::supervisor::{Event, Progress, ReloadOutcome, View};
 use super::verdict::{Awaited, Verdict};
 use super::{Master, report};
-use crate::contract::control::{PROGRESS, Reloaded, Step};
+use crate::contract::control::Reloaded;
 use crate::contract::ids::{Generation, HelperName, ReloadNumber, Role};
 use crate::contract::orders::ChildOrder;
 use crate::contract::status::ReloadStatus;
+use crate::contract::time::ms;
 use crate::error::Chain;
-use crate::ipc::message;
 use crate::log::logger;
 use crate::settings::{count_of_workers, file_of};
 
@@ -32,8 +32,6 @@ pub(super) struct Rollout {
     under_way: Option<UnderWay>,
     /// The number of workers that someone has asked for, and that ends with the next run.
     scaled: Option<u16>,
-    /// The one that was asked for since the run under way began: it is a wish for the new generation too.
-    scaled_meanwhile: Option<u16>,
     pub(super) asked: u64,
     pub(super) finished: u64,
     pub(super) last: Option<ReloadStatus>,
@@ -56,6 +54,8 @@ pub(super) struct Promised {
 struct UnderWay {
     generation: Generation,
     began: Instant,
+    /// The number of workers that was asked for since then: it is a wish for the new generation too.
+    scaled: Option<u16>,
 }
 
 impl Master {
@@ -91,8 +91,7 @@ impl Master {
 
     /// Gets all that this generation is started from.
     pub(super) fn prepare(&mut self, generation: Generation) -> Event {
-        self.rollout.under_way = Some(UnderWay { generation, began: Instant::now() });
-        self.rollout.scaled_meanwhile = None;
+        self.rollout.under_way = Some(UnderWay { generation, began: Instant::now(), scaled: None });
         match self.next_release() {
             Ok(release) => {
                 self.warn_of_the_program();
@@ -116,15 +115,9 @@ impl Master {
 
     /// Tells those who wait how far it has come.
     pub(super) fn tell_progress(&mut self, number: ReloadNumber, progress: &Progress) {
-        let mut out = Vec::new();
-        let step = Step { text: report::said(progress) };
-        if message::notification(PROGRESS, &step, &mut out).is_err() {
-            return;
-        }
         let promised = self.rollout.waiting.iter().filter(|promised| promised.number == number);
-        for (token, _) in promised.flat_map(|promised| &promised.askers) {
-            self.control.answer(*token, &out, Instant::now());
-        }
+        let askers = promised.flat_map(|promised| &promised.askers).map(|(token, _)| *token);
+        self.control.tell_step(askers, report::said(progress), Instant::now());
         if *progress == Progress::Begun {
             self.notifier.reloading();
         }
@@ -133,7 +126,9 @@ impl Master {
     /// So many workers are wanted from now on, whatever the settings say.
     pub(super) fn scaled(&mut self, workers: u16) {
         self.rollout.scaled = Some(workers).filter(|&workers| workers != self.settings.workers);
-        self.rollout.scaled_meanwhile = self.rollout.under_way.as_ref().map(|_| workers);
+        if let Some(run) = &mut self.rollout.under_way {
+            run.scaled = Some(workers);
+        }
     }
 
     /// A run is over: what follows from it, and how many workers its generation shall have, if that is
@@ -144,9 +139,9 @@ impl Master {
         generation: Generation,
         outcome: ReloadOutcome,
     ) -> Option<u16> {
-        let took = self.rollout.under_way.take().map_or(0, |run| run.began.elapsed().as_millis());
-        let took_ms = u64::try_from(took).unwrap_or(u64::MAX);
-        let meanwhile = self.rollout.scaled_meanwhile.take();
+        let run = self.rollout.under_way.take();
+        let took_ms = run.as_ref().map_or(0, |run| ms(run.began.elapsed()));
+        let meanwhile = run.and_then(|run| run.scaled);
         let (result, culprit, workers) = match outcome {
             ReloadOutcome::Committed { kept } => {
                 let notes = self.commit(generation, &kept, meanwhile);

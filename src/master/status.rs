@@ -8,8 +8,9 @@ use nix::unistd::{Pid, SysconfVar, sysconf};
 use super::Master;
 use super::supervisor::{Place, View};
 use crate::contract::ids::Role;
-use crate::contract::scoreboard::{Record, monotonic_ms};
+use crate::contract::scoreboard::Record;
 use crate::contract::status::{HelperStatus, Status, WorkerStatus};
+use crate::contract::time::monotonic_ms;
 
 impl Master {
     pub(super) fn status(&self) -> Status {

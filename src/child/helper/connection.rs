@@ -18,7 +18,7 @@ use tokio::time::{Instant, Sleep};
 use super::server::Desk;
 use crate::app::declare::{LocalFuture, Unanswerable};
 use crate::child::life::record;
-use crate::contract::scoreboard::monotonic_ms;
+use crate::contract::time::monotonic_ms;
 use crate::ipc::callee::{Asked, Callee, Limits, Violation};
 use crate::ipc::message::Code;
 

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::record;
 use crate::app::declare::{BoxFuture, Ends, Kind};
 use crate::child::master::Ending;
+use crate::contract::time::ms;
 
 /// How long connections that are cut may take to say what they were: a turn of the loop or two.
 const CUT_GRACE: Duration = Duration::from_millis(100);
@@ -19,10 +20,9 @@ const CUT_GRACE: Duration = Duration::from_millis(100);
 pub(super) struct Drain {
     pace: watch::Sender<Pace>,
     open: watch::Sender<u64>,
-    limit: Duration,
     begun: OnceLock<Instant>,
-    /// What a stop has left of the limit, in milliseconds from the beginning on.
-    left_ms: AtomicU64,
+    /// From the beginning on, in milliseconds; a stop may leave less of it.
+    limit_ms: AtomicU64,
     sooner: Notify,
     cut_sockets: AtomicU64,
     cut_requests: AtomicU64,
@@ -49,9 +49,8 @@ impl Drain {
         Self {
             pace: watch::Sender::new(Pace::Serving),
             open: watch::Sender::new(0),
-            limit,
             begun: OnceLock::new(),
-            left_ms: AtomicU64::new(u64::MAX),
+            limit_ms: AtomicU64::new(ms(limit)),
             sooner: Notify::new(),
             cut_sockets: AtomicU64::new(0),
             cut_requests: AtomicU64::new(0),
@@ -70,13 +69,9 @@ impl Drain {
 
     /// Nobody waits for this worker for longer than so long.
     pub(super) fn end_within(&self, time: Duration) {
-        let ms = self.begun.get_or_init(Instant::now).elapsed().saturating_add(time).as_millis();
-        self.left_ms.fetch_min(u64::try_from(ms).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let since = self.begun.get_or_init(Instant::now).elapsed();
+        self.limit_ms.fetch_min(ms(since.saturating_add(time)), Ordering::Relaxed);
         self.sooner.notify_one();
-    }
-
-    fn limit_in_force(&self) -> Duration {
-        self.limit.min(Duration::from_millis(self.left_ms.load(Ordering::Relaxed)))
     }
 
     /// Resolves when this pace is reached.
@@ -95,7 +90,7 @@ impl Drain {
 
     /// When what is left is cut, or would have been.
     pub(super) fn deadline(&self) -> Instant {
-        *self.begun.get_or_init(Instant::now) + self.limit_in_force()
+        *self.begun.get_or_init(Instant::now) + self.limit()
     }
 
     /// Waits for the open connections, up to the limit, and cuts what is left then.
@@ -116,7 +111,7 @@ impl Drain {
             sockets: self.cut_sockets.load(Ordering::Relaxed),
             requests: self.cut_requests.load(Ordering::Relaxed),
         };
-        log::warn!("drained for {} s: {cut}", self.limit_in_force().as_secs_f64());
+        log::warn!("drained for {} s: {cut}", self.limit().as_secs_f64());
     }
 }
 
@@ -134,7 +129,7 @@ impl Ends for Drain {
     }
 
     fn limit(&self) -> Duration {
-        self.limit
+        Duration::from_millis(self.limit_ms.load(Ordering::Relaxed))
     }
 
     fn has_opened(&self) {

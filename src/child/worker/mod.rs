@@ -83,9 +83,9 @@ async fn serve(listeners: Vec<OwnedFd>, replica: &dyn Replica, drain: &Arc<Drain
 
 /// Lets the open connections end as the first word wants it, or sooner when another one says so.
 async fn end(drain: &Drain, mut ending: Ending, master: &mut Master) {
-    drain.begin(ending.into());
     let mut finish = std::pin::pin!(drain.finish());
     loop {
+        drain.begin(ending.into());
         if let Ending::Stopped { within: Some(within) } = ending {
             drain.end_within(within);
         }
@@ -94,6 +94,5 @@ async fn end(drain: &Drain, mut ending: Ending, master: &mut Master) {
             // A master that is gone would be heard for ever.
             next = master.says_drain(), if ending != Ending::Orphaned => ending = next,
         }
-        drain.begin(ending.into());
     }
 }

@@ -81,6 +81,10 @@ impl Supervisor {
         u16::try_from(self.crew.workers.len()).unwrap_or(u16::MAX)
     }
 
+    pub(crate) fn is_starting(&self) -> bool {
+        self.phase == Phase::Starting
+    }
+
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping()
     }

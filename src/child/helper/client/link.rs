@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use super::calls::{Calls, Outcome};
 use super::error::CallError;
 use super::subscription::Topics;
-use crate::contract::scoreboard::{monotonic_ms, monotonic_ms_in};
+use crate::contract::time::{monotonic_ms, monotonic_ms_in};
 use crate::ipc::caller::{Caller, Told};
 use crate::ipc::frame::FrameError;
 use crate::ipc::{message, peer};
