@@ -8,13 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use forebay::testing::Server;
-use nix::libc::SIGKILL;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use crate::client::{copy_program, example};
 use crate::load::Load;
-use crate::reload::is_alone;
+use crate::reload::{is_alone, kill_a_new_worker};
 
 struct Site {
     directory: tempfile::TempDir,
@@ -177,15 +176,6 @@ fn releases_are_deployed_refused_and_rolled_back_under_load() {
         assert!(tally.lost.is_empty() && tally.answered > 0, "{tally:?}");
     }
     server.stop();
-}
-
-/// Ends a worker of a generation that is being proven.
-fn kill_a_new_worker(server: &Server, generation: u64) {
-    let status = server.status();
-    let workers = status["workers"].as_array().expect("workers");
-    let new =
-        workers.iter().find(|worker| worker["generation"] == generation).and_then(|worker| worker["pid"].as_u64());
-    server.signal(u32::try_from(new.expect("a new one")).expect("a pid"), SIGKILL);
 }
 
 #[test]

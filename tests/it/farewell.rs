@@ -84,9 +84,7 @@ fn what_a_websocket_has_asked_is_answered_before_it_is_told() {
     assert!(talker.is_silent_for(Duration::from_millis(500)), "it was told before its answer");
     File::create(release).expect("let it go");
     assert_eq!(talker.hear(), Heard::Text(question));
-    assert_eq!(talker.hear(), Heard::Close(GOING_AWAY));
-    talker.answer_close(GOING_AWAY);
-    talker.wait_for_the_end();
+    talker.part(GOING_AWAY);
     wait_for_the_old_ones_end(&server);
     assert!(!server.log().contains("are cut"));
     server.stop();
@@ -123,8 +121,7 @@ fn an_application_that_writes_without_a_pause_holds_up_nobody() {
     let server = lasting().workers(1).configuration("[timeouts]\nhang = 1\ndrain = 8\n").start();
     let mut talker = Talker::open(server.address(), "/flood");
     assert_eq!(talker.hear(), Heard::Binary(20_000));
-    let mut download = TcpStream::connect(server.address()).expect("connect");
-    download.write_all(b"GET /download HTTP/1.0\r\nHost: test\r\n\r\n").expect("send");
+    let download = Download::start(server.address());
     server.wait_until("the download", |status| status["workers"][0]["requests"].as_u64() == Some(2));
     let talking = std::thread::spawn(move || {
         let (_, code) = talker.hear_until_close();
@@ -133,9 +130,7 @@ fn an_application_that_writes_without_a_pause_holds_up_nobody() {
     });
     reload(&server);
     assert_eq!(talking.join().expect("it hears whole frames").1, GOING_AWAY);
-    let mut whole = String::new();
-    download.read_to_string(&mut whole).expect("an orderly end");
-    assert_eq!(whole.split_once("\r\n\r\n").expect("a head").1.len(), DOWNLOAD_LEN);
+    download.assert_whole();
     wait_for_the_old_ones_end(&server);
     assert!(!server.log().contains("hung for"), "its loop turned all the time");
     server.stop();
@@ -150,9 +145,7 @@ fn a_websocket_is_not_told_within_a_frame_however_late_it_reads() {
     let drained = Instant::now();
     server.wait_for("the time of the farewell", || (drained.elapsed() > Duration::from_secs(3)).then_some(()));
     assert_eq!(talker.hear(), Heard::Binary(16 * 1024 * 1024));
-    assert_eq!(talker.hear(), Heard::Close(GOING_AWAY));
-    talker.answer_close(GOING_AWAY);
-    talker.wait_for_the_end();
+    talker.part(GOING_AWAY);
     wait_for_the_old_ones_end(&server);
     assert!(!server.log().contains("are cut"));
     server.stop();
@@ -165,9 +158,7 @@ fn a_websocket_whose_application_does_nothing_is_told_and_holds_no_stop_up() {
     assert_eq!(talker.hear(), Heard::Text("once".to_owned()));
     let begun = Instant::now();
     server.signal(server.pid(), SIGTERM);
-    assert_eq!(talker.hear(), Heard::Close(GOING_AWAY));
-    talker.answer_close(GOING_AWAY);
-    talker.wait_for_the_end();
+    talker.part(GOING_AWAY);
     assert!(server.wait().success());
     assert!(begun.elapsed() < SOON, "{} ms", begun.elapsed().as_millis());
     assert!(!server.log().contains("are cut"));
@@ -194,6 +185,23 @@ fn a_websocket_that_does_not_answer_is_cut_at_the_drain_limit_and_counted() {
     assert!(rest.is_empty(), "a request that is too slow has no answer");
     assert!(server.wait().success());
     server.wait_for_log("drained for 2 s: 3 connections are cut, 2 of them WebSockets, 1 of them in a request");
+}
+
+/// An answer that takes its time.
+struct Download(TcpStream);
+
+impl Download {
+    fn start(address: SocketAddr) -> Self {
+        let mut stream = TcpStream::connect(address).expect("connect");
+        stream.write_all(b"GET /download HTTP/1.0\r\nHost: test\r\n\r\n").expect("send");
+        Self(stream)
+    }
+
+    fn assert_whole(mut self) {
+        let mut whole = String::new();
+        self.0.read_to_string(&mut whole).expect("an orderly end");
+        assert_eq!(whole.split_once("\r\n\r\n").expect("a head").1.len(), DOWNLOAD_LEN);
+    }
 }
 
 // ---- event streams ----------------------------------------------------------------------------
@@ -230,8 +238,7 @@ fn an_event_stream_ends_over_a_reload_and_a_download_does_not() {
     let server = lasting().workers(1).start();
     let events = Following::start(server.address());
     let begun = Instant::now();
-    let mut download = TcpStream::connect(server.address()).expect("connect");
-    download.write_all(b"GET /download HTTP/1.0\r\nHost: test\r\n\r\n").expect("send");
+    let download = Download::start(server.address());
     server.wait_until("the download", |status| status["workers"][0]["requests"].as_u64() == Some(2));
     reload(&server);
     let reloaded = Instant::now();
@@ -239,9 +246,7 @@ fn an_event_stream_ends_over_a_reload_and_a_download_does_not() {
     assert!(events.contains("\r\ndata: 1\n\n\r\n"), "{events}");
     assert!(events.ends_with("\n\n\r\n0\r\n\r\n"), "the last event is whole, and so is the answer: {events:?}");
     assert!(reloaded.elapsed() < SOON, "{} ms", reloaded.elapsed().as_millis());
-    let mut whole = String::new();
-    download.read_to_string(&mut whole).expect("an orderly end");
-    assert_eq!(whole.split_once("\r\n\r\n").expect("a head").1.len(), DOWNLOAD_LEN);
+    download.assert_whole();
     assert!(begun.elapsed() > Duration::from_secs(3), "it outlived the reload");
     wait_for_the_old_ones_end(&server);
     assert!(!server.log().contains("are cut"));

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use forebay::testing::{Builder, Server};
 use nix::libc::{SIGHUP, SIGKILL};
@@ -23,6 +23,21 @@ fn fixture() -> Builder {
 
 pub(crate) fn reload(server: &Server) -> Output {
     server.command(&["reload"])
+}
+
+/// The same, by a process that waits for it; of the fixture.
+pub(crate) fn begin_reload(server: &Server) -> Child {
+    let mut asking = Command::new(example("fixture"));
+    asking.arg("reload").arg("--run-dir").arg(server.run_dir()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    asking.spawn().expect("the program starts")
+}
+
+/// Kills one of a generation that is being proven.
+pub(crate) fn kill_a_new_worker(server: &Server, generation: u64) {
+    let status = server.status();
+    let mut workers = status["workers"].as_array().expect("workers").iter();
+    let new = workers.find(|worker| worker["generation"] == generation).and_then(|worker| worker["pid"].as_u64());
+    server.signal(u32::try_from(new.expect("a new one")).expect("a pid"), SIGKILL);
 }
 
 pub(crate) fn said(output: &Output) -> String {
@@ -219,16 +234,13 @@ fn new_workers_that_fail_are_no_reload() {
 fn a_new_worker_that_crashes_while_it_is_proven_rolls_back() {
     let server = fixture().configuration("[timeouts]\nstable = 20\n").start();
     let old = server.workers();
-    let mut asking = Command::new(example("fixture"));
-    asking.arg("reload").arg("--run-dir").arg(server.run_dir()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let asking = asking.spawn().expect("the program starts");
+    let asking = begin_reload(&server);
     server.wait_for_log("new workers accept");
     let status = server.status();
     assert_eq!(status["state"], "reloading");
     let workers = status["workers"].as_array().expect("workers");
     assert_eq!(workers.len(), 4, "both generations are shown: {status}");
-    let new = workers.iter().find(|worker| worker["generation"] == 2).and_then(|worker| worker["pid"].as_u64());
-    server.signal(u32::try_from(new.expect("a new one")).expect("a pid"), SIGKILL);
+    kill_a_new_worker(&server, 2);
     let output = asking.wait_with_output().expect("its end");
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert!(said(&output).contains("generation 2: killed by SIGKILL"), "{}", said(&output));
@@ -240,11 +252,7 @@ fn a_new_worker_that_crashes_while_it_is_proven_rolls_back() {
 #[test]
 fn every_caller_gets_the_result_of_a_run_that_began_after_it_asked() {
     let server = fixture().configuration("[timeouts]\nstable = 0.5\n").start();
-    let ask = || {
-        let mut asking = Command::new(example("fixture"));
-        asking.arg("reload").arg("--run-dir").arg(server.run_dir()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        asking.spawn().expect("the program starts")
-    };
+    let ask = || begin_reload(&server);
     let first = ask();
     server.wait_for_log("reload 1 generation 2: begun");
     server.wait_for_log("zygote loaded");
@@ -267,21 +275,14 @@ fn every_caller_gets_the_result_of_a_run_that_began_after_it_asked() {
 #[test]
 fn whoever_waits_behind_a_reload_that_fails_gets_its_own_result() {
     let server = fixture().configuration("[timeouts]\nstable = 20\n").start();
-    let ask = || {
-        let mut asking = Command::new(example("fixture"));
-        asking.arg("reload").arg("--run-dir").arg(server.run_dir()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        asking.spawn().expect("the program starts")
-    };
+    let ask = || begin_reload(&server);
     let first = ask();
     server.wait_for_log("reload 1 generation 2: new workers accept");
     configure(&server, SHORT);
     let second = ask();
     server.wait_for("the second request", || (reloads(&server)["asked"] == 2).then_some(()));
     // The first one is over with the death of the last process that was new: the second begins in that moment.
-    let status = server.status();
-    let new = status["workers"].as_array().expect("workers").iter().find(|worker| worker["generation"] == 2);
-    let new = new.and_then(|worker| worker["pid"].as_u64()).expect("a new one");
-    server.signal(u32::try_from(new).expect("a pid"), SIGKILL);
+    kill_a_new_worker(&server, 2);
     assert_eq!(first.wait_with_output().expect("its end").status.code(), Some(1));
     let output = second.wait_with_output().expect("its end");
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
@@ -295,8 +296,7 @@ fn whoever_asked_may_go_and_the_reload_goes_on() {
     let output = server.command(&["reload", "--timeout", "0.1"]);
     assert_eq!(output.status.code(), Some(75), "{}", said(&output));
     assert!(said(&output).contains("it goes on"), "{}", said(&output));
-    let mut killed = Command::new(example("fixture"));
-    let mut killed = killed.arg("reload").arg("--run-dir").arg(server.run_dir()).spawn().expect("the program starts");
+    let mut killed = begin_reload(&server);
     server.wait_for("the second run", || (reloads(&server)["asked"] == 2).then_some(()));
     killed.kill().expect("it lives");
     killed.wait().expect("its end");

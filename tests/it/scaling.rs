@@ -1,22 +1,13 @@
 //! Workers that are scaled while a reload is under way.
 
-use std::process::{Child, Command, Stdio};
-
 use forebay::testing::{Builder, Server};
-use nix::libc::SIGKILL;
 use serde_json::Value;
 
 use crate::client::example;
-use crate::reload::{SHORT, commit, configure, is_alone, said};
+use crate::reload::{SHORT, begin_reload, commit, configure, is_alone, kill_a_new_worker, said};
 
 fn fixture() -> Builder {
     Server::of(example("fixture"))
-}
-
-fn asking(server: &Server) -> Child {
-    let mut asking = Command::new(example("fixture"));
-    asking.arg("reload").arg("--run-dir").arg(server.run_dir()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    asking.spawn().expect("the program starts")
 }
 
 fn count(status: &Value) -> usize {
@@ -26,7 +17,7 @@ fn count(status: &Value) -> usize {
 #[test]
 fn workers_that_are_asked_for_during_a_reload_are_the_new_generations_too() {
     let server = fixture().configuration("[timeouts]\nstable = 1\n").start();
-    let reload = asking(&server);
+    let reload = begin_reload(&server);
     server.wait_for_log("new workers accept");
     assert!(server.command(&["scale", "4"]).status.success());
     let output = reload.wait_with_output().expect("its end");
@@ -45,13 +36,10 @@ fn workers_that_are_asked_for_during_a_reload_are_the_new_generations_too() {
 #[test]
 fn workers_that_are_asked_for_during_a_reload_stay_when_it_is_rolled_back() {
     let server = fixture().configuration("[timeouts]\nstable = 20\n").start();
-    let reload = asking(&server);
+    let reload = begin_reload(&server);
     server.wait_for_log("new workers accept");
     assert!(server.command(&["scale", "3"]).status.success());
-    let status = server.status();
-    let workers = status["workers"].as_array().expect("workers");
-    let new = workers.iter().find(|worker| worker["generation"] == 2).and_then(|worker| worker["pid"].as_u64());
-    server.signal(u32::try_from(new.expect("a new one")).expect("a pid"), SIGKILL);
+    kill_a_new_worker(&server, 2);
     assert_eq!(reload.wait_with_output().expect("its end").status.code(), Some(1));
     server.wait_until("three", |status| status["state"] == "serving" && is_alone(status) && count(status) == 3);
     configure(&server, SHORT);

@@ -17,7 +17,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::client::{copy_program, example, get};
-use crate::reload::{SHORT, commit, configure, is_alone, reload, said};
+use crate::reload::{SHORT, begin_reload, commit, configure, is_alone, reload, said};
 use crate::traffic::IDLE;
 use crate::trial::{Gone, Trial};
 
@@ -312,11 +312,7 @@ fn whoever_waits_for_a_reload_takes_nobody_the_last_descriptor() {
     let server = Server::of(example("fixture")).configuration("[timeouts]\nstable = 3\n").start();
     forget_earlier_connections(&server);
     let (master, before, workers) = (server.pid(), descriptors(server.pid()).len(), server.workers());
-    let ask = || {
-        let mut asking = Command::new(example("fixture"));
-        asking.arg("reload").arg("--run-dir").arg(server.run_dir()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        asking.spawn().expect("the program starts")
-    };
+    let ask = || begin_reload(&server);
     let first = ask();
     server.wait_for_log("reload 1 generation 2: new workers accept");
     forget_earlier_connections(&server);

@@ -84,6 +84,13 @@ impl Talker {
         self.0.buffer().is_empty() && seen.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
     }
 
+    /// Is told that the server goes away, answers, and is let go.
+    pub(crate) fn part(mut self, code: u16) {
+        assert_eq!(self.hear(), Heard::Close(code));
+        self.answer_close(code);
+        self.wait_for_the_end();
+    }
+
     /// Nothing follows but the connection's end, in order.
     pub(crate) fn wait_for_the_end(mut self) {
         let mut rest = Vec::new();
