@@ -41,7 +41,9 @@ mod sys;
 pub mod testing;
 
 pub use app::{App, Configuration, Preload, SecretFile, Worker};
-pub use child::helper::{CallError, Client, Context, Handle, Helper, Methods, Request, Subscription, Update};
+pub use child::helper::{
+    Answers, CallError, Client, Context, Handle, Helper, Interface, Methods, Request, Subscription, Update,
+};
 pub use error::{BoxError, Result};
 
 /// The README's example compiles too.

@@ -124,6 +124,15 @@ impl Configuration {
         top.chain(below).map(|(name, _)| (self.place(name.span().start), name.get_ref().to_string())).collect()
     }
 
+    /// The names of sections `[helper.NAME]` with this key, but those among `known`.
+    pub(crate) fn helpers_with(&self, key: &str, known: &[&str]) -> Vec<String> {
+        let all = self.all();
+        let has_key = |section: &Spanned<DeValue<'_>>| section.get_ref().as_table().is_some_and(|it| it.contains_key(key));
+        let found = nested(&all).into_iter().flatten();
+        let found = found.filter(|(name, section)| !known.contains(&&**name.get_ref()) && has_key(section));
+        found.map(|(name, _)| name.get_ref().to_string()).collect()
+    }
+
     fn all(&self) -> DeTable<'_> {
         DeTable::parse(&self.text).expect("invariant: it was parsed when it came").into_inner()
     }

@@ -1,6 +1,7 @@
 //! What an application says of itself: names and closures, erased to what a child runs.
 
 use std::any::{Any, TypeId, type_name};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -70,12 +71,35 @@ pub(crate) struct Declaration {
     pub(crate) name: &'static str,
     pub(crate) version: Option<&'static str>,
     pub(crate) asks: &'static [&'static str],
-    /// Its type, for those that ask for it.
+    pub(crate) work: Work,
+}
+
+/// What a helper's process does.
+#[derive(Clone, Copy)]
+pub(crate) enum Work {
+    /// It runs one of the application's types.
+    Own(Own),
+    /// It becomes another program.
+    Foreign(&'static Program),
+}
+
+/// One of the application's types.
+#[derive(Clone, Copy)]
+pub(crate) struct Own {
+    /// For those that ask for it.
     pub(crate) kind: TypeId,
     pub(crate) is_wanted: fn(&Configuration) -> Result<bool>,
     /// Whether its section is what it takes.
     pub(crate) check: fn(&Configuration, &str) -> Result<()>,
     pub(crate) start: HelperFn,
+}
+
+/// What a program is started with.
+#[derive(Debug)]
+pub(crate) struct Program {
+    /// Its name or path, and its arguments.
+    pub(crate) command: Vec<String>,
+    pub(crate) environment: BTreeMap<String, String>,
 }
 
 /// The helpers of this process's generation, and where they are reached.

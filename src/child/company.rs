@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use super::foreign;
 use crate::app::configuration::Configuration;
-use crate::app::declare::{App, Declaration};
+use crate::app::declare::{App, Declaration, Work};
 use crate::contract::ids::HelperName;
 use crate::contract::orders::HelperOffer;
 use crate::error::Result;
@@ -41,12 +42,17 @@ impl Company {
     pub(super) fn offers(&self, version: &str, build: &str) -> Result<Vec<HelperOffer>> {
         let offer = |helper: &Declaration| {
             let here = |name: &&&str| !self.unwanted.contains(*name);
+            let (version, build, is_foreign) = match helper.work {
+                Work::Own(_) => (version, build.to_owned(), false),
+                Work::Foreign(program) => (foreign::NO_VERSION, foreign::build(program), true),
+            };
             Ok(HelperOffer {
                 name: HelperName::parse(helper.name)?,
                 version: helper.version.unwrap_or(version).to_owned(),
                 // One that says its version is the same in every build that says so.
-                build: if helper.version.is_none() { build.to_owned() } else { String::new() },
+                build: if helper.version.is_none() { build } else { String::new() },
                 asks: helper.asks.iter().filter(here).map(|name| HelperName::parse(name)).collect::<Result<_, _>>()?,
+                is_foreign,
                 digest: 0,
             })
         };
@@ -57,14 +63,20 @@ impl Company {
 /// Looks whether every section is what its owner takes, and none is nobody's. The error has a line
 /// for each mistake.
 pub(super) fn check(app: &App, configuration: &Configuration) -> Result<()> {
-    let names: Vec<&str> = app.helpers.iter().map(|helper| helper.name).collect();
+    let own: Vec<&str> = app.helpers.iter().map(|helper| helper.name).collect();
+    let programs = foreign::names(configuration, &own);
+    let names: Vec<&str> = own.iter().copied().chain(programs.iter().map(String::as_str)).collect();
     let masters: Vec<&str> = sections().collect();
     let mut mistakes: Vec<String> = Vec::new();
     for (place, name) in configuration.unknown(&masters, &names) {
         let known = masters.iter().copied().chain(["app"]).chain(names.iter().copied());
         mistakes.push(format!("{place}: {}", unknown("section", &name, known)));
     }
-    let looked = app.helpers.iter().map(|helper| (helper.check)(configuration, helper.name));
+    let looked = app.helpers.iter().map(|helper| match helper.work {
+        Work::Own(own) => (own.check)(configuration, helper.name),
+        Work::Foreign(_) => Ok(()),
+    });
+    let looked = looked.chain(programs.iter().map(|name| foreign::declare(configuration, name).map(drop)));
     let looked = looked.chain(app.check.map(|check| check(configuration)));
     mistakes.extend(looked.filter_map(|looked| looked.err().map(|error| error.to_string())));
     if mistakes.is_empty() { Ok(()) } else { Err(mistakes.join("\n").into()) }
@@ -102,17 +114,16 @@ mod tests {
     use std::any::TypeId;
 
     use super::*;
+    use crate::app::declare::Own;
 
     fn helper(name: &'static str, asks: &'static [&'static str]) -> Declaration {
-        Declaration {
-            name,
-            version: None,
-            asks,
+        let own = Own {
             kind: TypeId::of::<()>(),
             is_wanted: |_| Ok(true),
             check: |_, _| Ok(()),
             start: |_| Box::pin(async { Err("never".into()) }),
-        }
+        };
+        Declaration { name, version: None, asks, work: Work::Own(own) }
     }
 
     fn order(declared: &[Declaration]) -> Result<Vec<&'static str>, String> {

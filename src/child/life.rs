@@ -12,9 +12,10 @@ use tokio::task::LocalSet;
 use super::boot::{self, Seat};
 use super::master::Master;
 use super::zygote::Loaded;
-use super::{helper, turn, worker};
+use super::{foreign, helper, turn, worker};
 use crate::contract::ids::Role;
 use crate::contract::scoreboard::{Record, Scoreboard};
+use crate::contract::time::heartbeat_period;
 use crate::error::{BoxError, Chain, Exit, Result};
 use crate::log::logger;
 use crate::sys::{abort, signals};
@@ -38,7 +39,7 @@ pub(super) fn record() -> Option<Record<'static>> {
 
 /// Runs in a process that was just forked; returns when the process may end.
 pub(super) fn run(loaded: Loaded, control: UnixStream) -> Exit {
-    let (seat, _lock) = match boot::begin(loaded.name, &control) {
+    let (seat, lock) = match boot::begin(loaded.name, &control) {
         Ok(Some(begun)) => begun,
         Ok(None) => return Exit::Done,
         Err(error) => {
@@ -46,6 +47,9 @@ pub(super) fn run(loaded: Loaded, control: UnixStream) -> Exit {
             return Exit::Bug;
         }
     };
+    if let Some((name, program)) = foreign::program(&loaded, seat.begin.role) {
+        return foreign::become_program(name, program, seat, lock, &control);
+    }
     // A thread of its own: what `rand`, `fastrand` and `RandomState` keep for each thread was
     // copied into every child for the main one, and is new here.
     let thread = std::thread::Builder::new().name(loaded.name.to_owned());
@@ -59,6 +63,7 @@ pub(super) fn run(loaded: Loaded, control: UnixStream) -> Exit {
     };
     let exit = life.join().unwrap_or(Exit::Failed);
     logger::close(boot::LAST_WORDS_MS);
+    drop(lock);
     exit
 }
 
@@ -114,8 +119,7 @@ async fn work_off_the_backlog() {
 
 /// Shows the master that the loop turns.
 async fn heartbeat(hang_ms: u64) {
-    let period = Duration::from_millis((hang_ms / 8).clamp(10, 1000));
-    let mut beats = tokio::time::interval(period);
+    let mut beats = tokio::time::interval(heartbeat_period(Duration::from_millis(hang_ms)));
     beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let due = beats.tick().await;

@@ -5,6 +5,7 @@
 
 mod boot;
 mod company;
+mod foreign;
 pub(crate) mod helper;
 mod life;
 mod master;

@@ -14,9 +14,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::company::{self, Company};
-use super::{boot, life};
+use super::{boot, foreign, life};
 use crate::app::configuration::Configuration;
-use crate::app::declare::{App, HttpFn, Neighbours, Preload, PreloadFn, Preloaded};
+use crate::app::declare::{App, HttpFn, Neighbours, Preload, PreloadFn, Preloaded, Work};
 use crate::app::secret::Opened;
 use crate::contract::ids::{Generation, Role};
 use crate::contract::lock;
@@ -79,10 +79,8 @@ fn serve(app: App) -> Result<Exit> {
         Err(error) => return refuse(&control, &*error, false),
     };
     let helpers = loaded.company.offers(loaded.version, &build::id())?;
-    channel::send(
-        &control,
-        &ZygoteReport::Loaded(Manifest { version: orders::VERSION, name: name.to_owned(), helpers }),
-    )?;
+    let manifest = Manifest { version: Manifest::version_for(&helpers), name: name.to_owned(), helpers };
+    channel::send(&control, &ZygoteReport::Loaded(manifest))?;
     fork_on_order(Zygote { control, loaded, _lock: lock_file })
 }
 
@@ -143,11 +141,14 @@ fn configure(app: &App, mut bytes: File, path: Option<PathBuf>, opened: Opened) 
 fn load(app: App, generation: Generation, configuration: Configuration) -> Result<Loaded> {
     let mut unwanted = Vec::new();
     for helper in &app.helpers {
-        if !(helper.is_wanted)(&configuration)? {
+        if let Work::Own(own) = helper.work
+            && !(own.is_wanted)(&configuration)?
+        {
             unwanted.push(helper.name);
         }
     }
-    let company = Company::of(&app.helpers, |helper| !unwanted.contains(&helper.name))?;
+    let declared = [&app.helpers[..], &foreign::declared(&app, &configuration)?].concat();
+    let company = Company::of(&declared, |helper| !unwanted.contains(&helper.name))?;
     let preloaded = preload(app.preload, generation)?;
     let http = app.http.ok_or("App::http was never called")?;
     Ok(Loaded { name: app.name, version: app.version, http, preloaded, configuration, company })

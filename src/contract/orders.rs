@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::{Birth, Generation, HelperName, Role};
 
-/// The version of this page. A zygote says in its manifest which one its release speaks.
-pub(crate) const VERSION: u32 = 1;
+/// The version of this page. A zygote says in its manifest which one it takes to understand that.
+pub(crate) const VERSION: u32 = 2;
 
 /// The longest order or report, in bytes.
 pub(crate) const ORDER_LEN_MAX: u32 = 64 * 1024;
@@ -86,13 +86,21 @@ pub(crate) enum ZygoteReport {
 /// What a release says of itself when it is loaded.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Manifest {
-    /// [`VERSION`] of the release.
+    /// The least [`VERSION`] of a master for this release.
     pub(crate) version: u32,
     /// The application's name.
     pub(crate) name: String,
     /// In start order: a helper stands after all that it asks.
     #[serde(default)]
     pub(crate) helpers: Vec<HelperOffer>,
+}
+
+impl Manifest {
+    /// What it takes to run these helpers.
+    pub(crate) fn version_for(helpers: &[HelperOffer]) -> u32 {
+        // Version 2 asks foreign helpers itself whether they are ready.
+        if helpers.iter().any(|offer| offer.is_foreign) { 2 } else { 1 }
+    }
 }
 
 /// One thing that there can only be one of, and that a release has a process for.
@@ -107,6 +115,10 @@ pub(crate) struct HelperOffer {
     /// version of its own.
     #[serde(default)]
     pub(crate) build: String,
+    /// It becomes another program, which is told nothing over its socket pair and says nothing there:
+    /// the master asks it over its own socket whether it is ready, and ends it with SIGTERM.
+    #[serde(default)]
+    pub(crate) is_foreign: bool,
     /// Of its part of the configuration. The master's own word, never a zygote's.
     #[serde(skip)]
     pub(crate) digest: u64,

@@ -25,6 +25,11 @@ pub(crate) fn coarse_ms() -> u64 {
     now_ms(ClockId::CLOCK_MONOTONIC_COARSE)
 }
 
+/// How often a process shows that it is alive, if so long a silence ends it.
+pub(crate) fn heartbeat_period(hang: Duration) -> Duration {
+    (hang / 8).clamp(Duration::from_millis(10), Duration::from_secs(1))
+}
+
 fn now_ms(clock: ClockId) -> u64 {
     let now = clock_gettime(clock).expect("every Linux has this clock");
     now.num_milliseconds().unsigned_abs()

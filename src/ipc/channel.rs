@@ -4,8 +4,10 @@
 //! before it has a loop.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -25,6 +27,15 @@ pub(crate) fn receive<T: DeserializeOwned>(socket: &impl AsFd) -> io::Result<Opt
     let mut body = vec![0; len];
     read_exact(socket, &mut body)?;
     Ok(Some((frame::decode(&body).map_err(io::Error::other)?, descriptors)))
+}
+
+/// Whether the peer is gone, and has left nothing to be read.
+pub(crate) fn is_over(socket: &impl AsRawFd) -> io::Result<bool> {
+    match recv(socket.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) {
+        Ok(count) => Ok(count == 0),
+        Err(Errno::EAGAIN) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Writes one frame.

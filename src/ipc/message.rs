@@ -167,6 +167,11 @@ pub(crate) fn welcome(welcome: &Welcome, out: &mut Vec<u8>) {
     frame::encode(&(WELCOME, PROTOCOL, welcome), out);
 }
 
+/// `[5, number]`
+pub(crate) fn ping(number: u64, out: &mut Vec<u8>) {
+    frame::encode(&(PING, number), out);
+}
+
 /// `[6, number]`
 pub(crate) fn pong(number: u64, out: &mut Vec<u8>) {
     frame::encode(&(PONG, number), out);

@@ -15,7 +15,7 @@ use super::{Master, RECORDS, report};
 use crate::contract::ids::{Birth, Generation, Role};
 use crate::contract::lock;
 use crate::contract::orders::{Begin, ChildOrder, LogOrder, ZygoteOrder};
-use crate::contract::time::ms;
+use crate::contract::time::{heartbeat_period, ms};
 use crate::log::{logger, writer};
 use crate::settings::{Settings, WorkerLimits, count_of_workers};
 use crate::sys::{descriptors, privileges, process, signals, title};
@@ -251,7 +251,12 @@ impl Master {
                 let settings = &self.release(generation)?.settings;
                 // One that was ordered before a commit, and is kept, logs what is wanted now.
                 let Settings { log_level, .. } = if generation < self.serving { &self.settings } else { settings };
-                self.begin_forked(birth, role, record, settings, log_level, self.offers.socket(name).into_iter())
+                self.begin_forked(birth, role, record, settings, log_level, self.offers.socket(name).into_iter())?;
+                if self.offers.is_foreign(generation, name) {
+                    let (path, hang) = (self.run_dir.helper_socket_path(name), settings.timeouts.hang);
+                    self.probes.watch(birth, path, heartbeat_period(hang), Instant::now());
+                }
+                Ok(())
             }
         }
     }
@@ -296,6 +301,10 @@ impl Master {
 
     fn drain(&mut self, birth: Birth) -> io::Result<()> {
         match self.children.get(birth).map(|process| process.role) {
+            Some(Role::Helper(..)) if self.probes.watches(birth) => {
+                self.children.signal(birth, Signal::SIGTERM);
+                Ok(())
+            }
             Some(Role::Helper(..) | Role::Worker(..)) => {
                 let lazily = !self.supervisor.is_stopping();
                 self.children.tell(birth, &ChildOrder::Drain { lazily, within_ms: self.stop_leaves() }, &[])

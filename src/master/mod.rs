@@ -13,6 +13,7 @@ mod notify;
 mod offers;
 mod oom;
 mod pid_file;
+mod probe;
 mod program;
 mod pulse;
 mod release;
@@ -47,6 +48,7 @@ use self::notify::Notifier;
 use self::offers::{Offers, Refusal};
 use self::oom::OomKiller;
 use self::pid_file::PidFile;
+use self::probe::Probes;
 pub(crate) use self::program::path as program_path;
 use self::release::{Held, Release};
 use self::rollout::Rollout;
@@ -141,6 +143,7 @@ struct Master {
     signals: Signals,
     control: ControlServer,
     children: Children,
+    probes: Probes,
     /// By the post whose occupants print there.
     outputs: BTreeMap<Role, Output>,
     /// The log helper that was shown them.
@@ -210,6 +213,7 @@ impl Master {
             signals,
             control,
             children: Children::default(),
+            probes: Probes::default(),
             outputs: BTreeMap::new(),
             reader_of_outputs: None,
             oom: OomKiller::watch(started),
@@ -251,6 +255,7 @@ impl Master {
             self.supervisor.due(),
             self.control.due(),
             self.listeners.due(),
+            self.probes.due(),
             self.rollout.awaited.as_ref().map(Awaited::until),
             unsent,
         ];
@@ -277,8 +282,12 @@ impl Master {
                 self.hear(birth);
             } else if self.control.owns(token) {
                 self.answer(token);
+            } else {
+                let signs = self.probes.hear(token, now);
+                self.heed(signs);
             }
         }
+        self.ask_foreign_helpers(now);
         // After the reports: what a child said before it died comes before its death.
         let wishes: Vec<Wish> = self.signals.pending().filter_map(signals::wish).collect();
         wishes.into_iter().for_each(|wish| self.grant(wish));

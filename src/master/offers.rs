@@ -85,6 +85,12 @@ impl Offers {
         Some(found.version.as_str())
     }
 
+    /// Whether it is another program.
+    pub(super) fn is_foreign(&self, generation: Generation, name: HelperName) -> bool {
+        let offers = self.of.get(&generation).into_iter().flatten();
+        offers.into_iter().any(|offer| offer.name == name && offer.is_foreign)
+    }
+
     /// The helper's own socket.
     pub(super) fn socket(&self, name: HelperName) -> Option<BorrowedFd<'_>> {
         self.sockets.get(&name).map(AsFd::as_fd)
@@ -98,8 +104,9 @@ fn names(offers: &[HelperOffer]) -> impl Iterator<Item = HelperName> {
 /// What is wrong with a manifest, if the helpers known so far are these.
 fn check(manifest: &Manifest, known: Option<&[HelperName]>) -> Result<(), String> {
     let (theirs, ours) = (manifest.version, orders::VERSION);
-    if theirs != ours {
-        return Err(format!("speaks version {theirs} of the orders, the master {ours}"));
+    if theirs > ours {
+        let way_out = "stop the daemon and start it with this release";
+        return Err(format!("needs a master that speaks version {theirs} of the orders, this one speaks {ours}: {way_out}"));
     }
     let offers = &manifest.helpers;
     if offers.len() > HELPERS_MAX {
@@ -144,7 +151,7 @@ mod tests {
         let offer = |text: &&str| {
             let (helper, asks) = text.split_once(':').unwrap_or((text, ""));
             let asks = asks.split_whitespace().map(name).collect();
-            HelperOffer { name: name(helper), version: "1.2".to_owned(), asks, build: String::new(), digest: 0 }
+            HelperOffer { name: name(helper), version: "1.2".to_owned(), asks, build: String::new(), is_foreign: false, digest: 0 }
         };
         let helpers = helpers.iter().map(offer).collect();
         Manifest { version: orders::VERSION, name: "test".to_owned(), helpers }

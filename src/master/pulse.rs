@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use super::probe::Sign;
 use super::supervisor::{Event, Wear};
 use super::{Master, status};
-use crate::contract::ids::Role;
+use crate::contract::ids::{Birth, Role};
 use crate::contract::time::monotonic_ms;
 
 /// How often memory is looked at: that of the workers, where they have a limit, and whether the system has enough.
@@ -29,6 +30,36 @@ impl Master {
         }
         for (birth, at) in beats {
             self.step(Event::Heartbeat(birth, at));
+        }
+    }
+
+    /// Helpers in another language have no word on the scoreboard: they are asked over their sockets.
+    pub(super) fn ask_foreign_helpers(&mut self, now: Instant) {
+        let children = &self.children;
+        self.probes.keep(|birth| children.get(birth).is_some());
+        let signs = self.probes.ask(self.poll.registry(), now);
+        self.heed(signs);
+    }
+
+    /// What they have shown is noted where the others note it themselves.
+    pub(super) fn heed(&mut self, signs: Vec<Sign>) {
+        for sign in signs {
+            match sign {
+                Sign::Ready(birth) => {
+                    self.beat_for(birth);
+                    self.step(Event::Ready(birth));
+                }
+                Sign::Alive(birth) => self.beat_for(birth),
+                Sign::Broken(birth, why) => {
+                    self.step(Event::Broken(birth, format!("broke a rule of the protocol ({why})")));
+                }
+            }
+        }
+    }
+
+    fn beat_for(&self, birth: Birth) {
+        if let Some(record) = self.children.get(birth).and_then(|process| process.record) {
+            self.scoreboard.record(record).beat();
         }
     }
 

@@ -108,7 +108,7 @@ impl RunDir {
         bind(&self.helper_socket_path(name), 0o660, self.gid)
     }
 
-    fn helper_socket_path(&self, name: HelperName) -> PathBuf {
+    pub(super) fn helper_socket_path(&self, name: HelperName) -> PathBuf {
         self.ipc_dir().join(format!("{name}.sock"))
     }
 

@@ -1,10 +1,10 @@
 //! The descriptors of this process: which are open, and which of them stay.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 /// Standard input, output and error: never closed here.
 const STANDARD: RawFd = 2;
@@ -71,11 +71,30 @@ pub(crate) fn close_on_exec() {
 /// standard one.
 pub(crate) fn install(from: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
     // SAFETY: dup2 touches no memory. What was open under `number` is closed: callers use it for
-    // standard streams only, which no object owns.
+    // standard streams, which no object owns, or right before exec.
     match unsafe { libc::dup2(from.as_raw_fd(), number) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
     }
+}
+
+/// The first descriptor that a program is given by sd_listen_fds(3).
+const LISTEN_FDS_START: RawFd = STANDARD + 1;
+
+/// Prepares exec: the program has `listener` as descriptor 3 and `kept` somewhere above it, and nothing
+/// else above standard error. What had the number 3 is gone, so this is for a process that does nothing
+/// else any more.
+pub(crate) fn pass_on(listener: OwnedFd, kept: File) -> io::Result<File> {
+    close_on_exec();
+    let above = |descriptor: BorrowedFd<'_>| fcntl(descriptor, FcntlArg::F_DUPFD(LISTEN_FDS_START + 1));
+    // SAFETY: fcntl has just made it, and nothing else in this process knows it.
+    let owned = |number: RawFd| unsafe { OwnedFd::from_raw_fd(number) };
+    let raised = (owned(above(listener.as_fd())?), owned(above(kept.as_fd())?));
+    // Before the number is given anew: one of them may have it.
+    drop((listener, kept));
+    let (listener, kept) = raised;
+    install(listener.as_fd(), LISTEN_FDS_START)?;
+    Ok(File::from(kept))
 }
 
 /// Takes possession of a descriptor that this process was started with.
@@ -84,7 +103,7 @@ pub(crate) fn install(from: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
 pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: only looked at until fcntl has shown that it is open.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
-    fcntl(borrowed.as_fd(), FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
+    fcntl(borrowed.as_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     // SAFETY: it is open, was put there by the parent for this use, and nothing else in this
     // process owns it: this runs once, first thing.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::client::Client;
-use super::traits::Helper;
-use crate::app::declare::{Birthplace, Declaration, Neighbours, Publish};
+use super::traits::{Helper, Interface};
+use crate::app::declare::{Birthplace, Declaration, Neighbours, Publish, Work};
 use crate::error::Result;
 use crate::ipc::frame;
 
@@ -76,7 +76,7 @@ impl<H: Helper> Context<H> {
     ///
     /// # Errors
     /// The name is not among those this helper [asks](Helper::ASKS), or means another type.
-    pub fn helper<O: Helper>(&self, name: &'static str) -> Result<Option<Client<O>>> {
+    pub fn helper<O: Interface>(&self, name: &'static str) -> Result<Option<Client<O>>> {
         if !H::ASKS.contains(&name) {
             return Err(format!("{} asks for {name}, which is not in its ASKS", self.name()).into());
         }
@@ -88,19 +88,22 @@ impl<H: Helper> Context<H> {
 }
 
 impl Neighbours {
-    /// The helper of this name and type.
-    pub(super) fn find<H: Helper>(&self, name: &str) -> Result<&Declaration> {
+    /// The helper of this name and type; of what type another program is only its client knows.
+    pub(super) fn find<H: Interface>(&self, name: &str) -> Result<&Declaration> {
         if self.unwanted.contains(&name) {
             return Err(format!("the helper {name:?} is not wanted by this configuration").into());
         }
         let Some(found) = self.wanted.iter().find(|known| known.name == name) else {
             let names: Vec<&str> = self.wanted.iter().map(|known| known.name).collect();
             let known = if names.is_empty() { "there is none".to_owned() } else { names.join(", ") };
-            return Err(format!("no helper {name:?} was declared by App::helper: {known}").into());
+            let what = "was declared by App::helper, nor does the configuration start one";
+            return Err(format!("no helper {name:?} {what}: {known}").into());
         };
-        if found.kind != TypeId::of::<H>() {
-            return Err(format!("the helper {name:?} is no {}", std::any::type_name::<H>()).into());
+        match found.work {
+            Work::Own(own) if own.kind != TypeId::of::<H>() => {
+                Err(format!("the helper {name:?} is no {}", std::any::type_name::<H>()).into())
+            }
+            Work::Own(_) | Work::Foreign(_) => Ok(found),
         }
-        Ok(found)
     }
 }

@@ -23,11 +23,11 @@ pub use self::client::{CallError, Client, Subscription, Update};
 pub use self::context::Context;
 pub use self::methods::Methods;
 use self::server::Server;
-pub use self::traits::{Handle, Helper, Request};
+pub use self::traits::{Answers, Handle, Helper, Interface, Request};
 use super::master::{Ending, Master};
 use super::panics;
 use super::zygote::Loaded;
-use crate::app::declare::{App, Birthplace, Declaration, LocalFuture, Singleton, Unanswerable, Worker};
+use crate::app::declare::{App, Birthplace, Declaration, LocalFuture, Own, Singleton, Unanswerable, Work, Worker};
 use crate::contract::ids::{Generation, HelperName, Role};
 use crate::contract::orders::{Begin, ChildReport};
 use crate::error::Result;
@@ -47,10 +47,12 @@ impl App {
             name,
             version: H::VERSION,
             asks: H::ASKS,
-            kind: TypeId::of::<H>(),
-            is_wanted: H::is_wanted,
-            check: |configuration, name| configuration.section::<H::Config>(name).map(drop),
-            start: |place| Box::pin(start::<H>(place)),
+            work: Work::Own(Own {
+                kind: TypeId::of::<H>(),
+                is_wanted: H::is_wanted,
+                check: |configuration, name| configuration.section::<H::Config>(name).map(drop),
+                start: |place| Box::pin(start::<H>(place)),
+            }),
         });
         self
     }
@@ -60,8 +62,9 @@ impl Worker {
     /// A client of the helper of this name. Ask once and clone it: all clones share a connection.
     ///
     /// # Errors
-    /// No such helper was declared, it is of another type, or the configuration does not want it.
-    pub fn helper<H: Helper>(&self, name: &str) -> Result<Client<H>> {
+    /// No such helper was declared or configured, it is of another type, or the configuration does not
+    /// want it.
+    pub fn helper<H: Interface>(&self, name: &str) -> Result<Client<H>> {
         Client::of(self.neighbours, name)
     }
 }
@@ -113,7 +116,8 @@ pub(super) async fn live(
         publish: bus.clone(),
         note: Box::new(master.noter()?),
     };
-    let started = panics::named("start", (declaration.start)(place)).await;
+    let Work::Own(own) = declaration.work else { return Err(format!("the helper {name} is another program").into()) };
+    let started = panics::named("start", (own.start)(place)).await;
     let singleton = started.inspect_err(|error| master.refuse(&**error))?;
     let listener = tokio::net::UnixListener::from_std(UnixListener::from(listener))?;
     let version = declaration.version.unwrap_or(loaded.version).to_owned();

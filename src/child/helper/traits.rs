@@ -145,3 +145,61 @@ pub trait Handle<R: Request>: Helper {
     /// The future is dropped when the caller gives up, at an `await`.
     fn handle(&self, request: R) -> impl Future<Output = Result<R::Reply, Self::Error>>;
 }
+
+/// What can be asked of a helper, apart from who answers: all that a [`Client`](super::Client) knows of it.
+///
+/// Every [`Helper`] has one. For a helper in another language it is what its process speaks, written down:
+///
+/// ```
+/// use forebay::{Answers, Interface, Request};
+/// use serde::{Deserialize, Serialize};
+///
+/// /// `[helper.tariff] command = ["python3", "tariff.py"]`
+/// struct Tariff;
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Price {
+///     kwh: f64,
+/// }
+///
+/// impl Request for Price {
+///     const METHOD: &'static str = "price";
+///     const IDEMPOTENT: bool = true;
+///     type Reply = f64;
+/// }
+///
+/// impl Interface for Tariff {
+///     /// Cents for a kilowatt-hour, when they change.
+///     type Event = f64;
+///     /// What it says when it refuses.
+///     type Error = String;
+/// }
+///
+/// impl Answers<Price> for Tariff {}
+///
+/// let app = forebay::App::new("meter").http(async |worker| {
+///     let tariff = worker.helper::<Tariff>("tariff")?;
+///     let price = async move || match tariff.call(Price { kwh: 2.0 }).await {
+///         Ok(cents) => format!("{cents} ct"),
+///         Err(error) => error.to_string(),
+///     };
+///     Ok(axum::Router::new().route("/", axum::routing::get(price)))
+/// });
+/// ```
+pub trait Interface: 'static {
+    /// What it tells its subscribers.
+    type Event: DeserializeOwned + Send + 'static;
+
+    /// What it answers when a request fails: the error's `data`, or its `message` where there is none.
+    type Error: Display + DeserializeOwned + Send + 'static;
+}
+
+/// That a helper answers requests of this type.
+pub trait Answers<R: Request>: Interface {}
+
+impl<H: Helper> Interface for H {
+    type Event = H::Event;
+    type Error = H::Error;
+}
+
+impl<R: Request, H: Handle<R>> Answers<R> for H {}

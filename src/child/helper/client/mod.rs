@@ -16,7 +16,7 @@ use std::time::Duration;
 pub use self::error::CallError;
 use self::link::{Lifeline, Link};
 pub use self::subscription::{Subscription, Update};
-use super::traits::{Handle, Helper, Request};
+use super::traits::{Answers, Interface, Request};
 use crate::app::declare::Neighbours;
 use crate::error::Result;
 
@@ -28,8 +28,8 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// While the helper is restarted requests wait, up to 1024 of them and up to their deadlines.
 ///
 /// ```
-/// # use forebay::{Client, Handle, Helper, Request};
-/// # async fn of<H: Helper + Handle<R>, R: Request>(client: Client<H>, request: R) {
+/// # use forebay::{Answers, Client, Request};
+/// # async fn of<H: Answers<R>, R: Request>(client: Client<H>, request: R) {
 /// match client.call(request).await {
 ///     Ok(reply) => drop(reply),
 ///     Err(error) => log::warn!("{error}"),
@@ -48,7 +48,7 @@ impl<H> Clone for Client<H> {
     }
 }
 
-impl<H: Helper> Client<H> {
+impl<H: Interface> Client<H> {
     pub(crate) fn of(neighbours: &Neighbours, name: &str) -> Result<Self> {
         let found = neighbours.find::<H>(name)?;
         let path = neighbours.ipc_dir.join(format!("{}.sock", found.name));
@@ -70,7 +70,7 @@ impl<H: Helper> Client<H> {
     /// The helper's own error, or why there is no answer: see [`CallError`].
     pub async fn call<R: Request>(&self, request: R) -> Result<R::Reply, CallError<H::Error>>
     where
-        H: Handle<R>,
+        H: Answers<R>,
     {
         let mut call = self.link().begin(R::METHOD, &request, R::IDEMPOTENT, self.deadline)?;
         poll_fn(|context| call.poll(context)).await.decode()
@@ -79,7 +79,7 @@ impl<H: Helper> Client<H> {
     /// Tells, and waits for nothing. What cannot be sent soon is dropped.
     pub fn cast<R: Request>(&self, request: &R)
     where
-        H: Handle<R>,
+        H: Answers<R>,
     {
         self.link().cast(R::METHOD, request);
     }

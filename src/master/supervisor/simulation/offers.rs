@@ -60,5 +60,5 @@ pub(super) fn name(text: &str) -> HelperName {
 }
 
 pub(super) fn offer(text: &str, asks: Vec<HelperName>) -> HelperOffer {
-    HelperOffer { name: name(text), version: String::new(), asks, build: String::new(), digest: 0 }
+    HelperOffer { name: name(text), version: String::new(), asks, build: String::new(), is_foreign: false, digest: 0 }
 }

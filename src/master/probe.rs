@@ -1,0 +1,219 @@
+//! The master's own connections to helpers in another language: whether one is ready, and whether it
+//! still answers.
+//!
+//! Such a process is a client's view of `ipc-protocol.md` away: ready with its welcome, alive with each
+//! pong. What it sends is input like everything else, in short frames; a broken rule ends it.
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind, Read, Write};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use mio::net::UnixStream;
+use mio::{Interest, Registry, Token};
+
+use crate::contract::ids::Birth;
+use crate::ipc::caller::{Caller, Told};
+use crate::ipc::message;
+
+/// Tokens of these connections have this bit.
+const TOKEN_BIT: usize = 1 << 61;
+
+/// The longest frame that is read, in bytes.
+const FRAME_LEN_MAX: u32 = 4096;
+
+/// Bytes taken from one in one turn.
+const READ_MAX: usize = 64 * 1024;
+
+/// From one attempt to connect to the next.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// All of them.
+#[derive(Default)]
+pub(super) struct Probes {
+    known: BTreeMap<Birth, Probe>,
+}
+
+struct Probe {
+    path: PathBuf,
+    /// From one ping to the next.
+    every: Duration,
+    /// When to connect, or to ping.
+    due: Instant,
+    line: Option<Line>,
+    is_ready: bool,
+}
+
+struct Line {
+    stream: UnixStream,
+    caller: Caller,
+    /// The last ping has no pong yet.
+    is_asked: bool,
+}
+
+/// What one has shown.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Sign {
+    Ready(Birth),
+    Alive(Birth),
+    /// It does not keep to the protocol.
+    Broken(Birth, String),
+}
+
+impl Probes {
+    /// Asks this process from now on, at this socket, so often.
+    pub(super) fn watch(&mut self, birth: Birth, path: PathBuf, every: Duration, now: Instant) {
+        self.known.insert(birth, Probe { path, every, due: now, line: None, is_ready: false });
+    }
+
+    /// Whether this process is asked.
+    pub(super) fn watches(&self, birth: Birth) -> bool {
+        self.known.contains_key(&birth)
+    }
+
+    /// Asks only those any more.
+    pub(super) fn keep(&mut self, is_known: impl Fn(Birth) -> bool) {
+        self.known.retain(|&birth, _| is_known(birth));
+    }
+
+    /// When somebody is to be asked.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.known.values().map(|probe| probe.due).min()
+    }
+
+    /// Asks whoever is due.
+    pub(super) fn ask(&mut self, registry: &Registry, now: Instant) -> Vec<Sign> {
+        let due = self.known.iter_mut().filter(|(_, probe)| probe.due <= now);
+        due.filter_map(|(&birth, probe)| probe.ask(birth, registry, now)).collect()
+    }
+
+    /// What has come on the connection of this token.
+    pub(super) fn hear(&mut self, token: Token, now: Instant) -> Vec<Sign> {
+        let Some(birth) = birth_of(token) else { return Vec::new() };
+        let signs = self.known.get_mut(&birth).map(|probe| probe.hear(birth, now)).unwrap_or_default();
+        if matches!(signs.last(), Some(Sign::Broken(..))) {
+            self.known.remove(&birth);
+        }
+        signs
+    }
+}
+
+impl Probe {
+    fn ask(&mut self, birth: Birth, registry: &Registry, now: Instant) -> Option<Sign> {
+        let Some(line) = &mut self.line else {
+            self.due = now + RETRY;
+            return match Line::open(&self.path, token(birth), registry) {
+                Ok(line) => {
+                    self.line = Some(line);
+                    None
+                }
+                // Its queue is full: a process that takes nobody shows no life.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+                Err(error) => {
+                    log::debug!(target: "forebay", "cannot connect to {}: {error}", self.path.display());
+                    // The fault is here: whether it answers is not known.
+                    self.is_ready.then_some(Sign::Alive(birth))
+                }
+            };
+        };
+        self.due = now + self.every;
+        // Until the welcome there is nothing to ask: `ready` bounds that.
+        if self.is_ready && !std::mem::replace(&mut line.is_asked, true) {
+            message::ping(birth.0, line.caller.unsent());
+            if line.write().is_err() {
+                self.hang_up(now);
+            }
+        }
+        None
+    }
+
+    fn hear(&mut self, birth: Birth, now: Instant) -> Vec<Sign> {
+        let Some(line) = &mut self.line else { return Vec::new() };
+        let mut signs = Vec::new();
+        match line.hear(birth, &mut self.is_ready, &mut signs) {
+            Ok(true) => {}
+            Ok(false) => self.hang_up(now),
+            Err(why) => {
+                self.hang_up(now);
+                signs.push(Sign::Broken(birth, why));
+            }
+        }
+        signs
+    }
+
+    fn hang_up(&mut self, now: Instant) {
+        self.line = None;
+        self.due = now + RETRY;
+    }
+}
+
+impl Line {
+    fn open(path: &PathBuf, token: Token, registry: &Registry) -> io::Result<Self> {
+        let mut stream = UnixStream::connect(path)?;
+        registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+        let mut line = Self { stream, caller: Caller::reading_at_most("master", FRAME_LEN_MAX), is_asked: false };
+        line.write()?;
+        Ok(line)
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        while !self.caller.unsent().is_empty() {
+            match self.stream.write(self.caller.unsent()) {
+                Ok(count) => drop(self.caller.unsent().drain(..count)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in what has come; false: the connection has ended. The error is the rule that was broken.
+    fn hear(&mut self, birth: Birth, is_ready: &mut bool, signs: &mut Vec<Sign>) -> Result<bool, String> {
+        let mut buffer = [0; FRAME_LEN_MAX as usize];
+        let mut taken = 0;
+        loop {
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return Ok(false),
+                Ok(count) => {
+                    taken += count;
+                    self.caller.feed(&buffer[..count]);
+                }
+                // A ping of its own may be answered with more than the socket takes.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(self.write().is_ok()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return Ok(false),
+            }
+            if taken > READ_MAX {
+                return Err(format!("more than {READ_MAX} bytes at once to the master"));
+            }
+            while let Some(told) = self.caller.next().map_err(|error| error.to_string())? {
+                match told {
+                    Told::Welcome(_) => {
+                        signs.push(if std::mem::replace(is_ready, true) { Sign::Alive(birth) } else { Sign::Ready(birth) });
+                    }
+                    Told::Pong(number) if number == birth.0 && std::mem::take(&mut self.is_asked) => {
+                        signs.push(Sign::Alive(birth));
+                    }
+                    // It ends, or its process does.
+                    Told::GoAway(_) => return Ok(false),
+                    Told::Nothing => {}
+                    Told::Pong(_)
+                    | Told::Response { .. }
+                    | Told::Snapshot { .. }
+                    | Told::Event { .. }
+                    | Told::Resync { .. }
+                    | Told::End { .. } => return Err("an answer to the master, which has not asked".to_owned()),
+                }
+            }
+        }
+    }
+}
+
+fn token(birth: Birth) -> Token {
+    Token(TOKEN_BIT | birth.0 as usize)
+}
+
+fn birth_of(token: Token) -> Option<Birth> {
+    (token.0 & TOKEN_BIT != 0).then_some(Birth((token.0 & !TOKEN_BIT) as u64))
+}
