@@ -114,23 +114,26 @@ impl Configuration {
     }
 
     /// Those sections that are neither the master's, nor `[app]`, nor among `known`: where each
-    /// stands, and its name.
+    /// stands, and its name, with `helper.` before it if it is a helper's for certain.
     pub(crate) fn unknown(&self, masters: &[&str], known: &[&str]) -> Vec<(String, String)> {
         let all = self.all();
         let is_ours =
             |name: &str| ["app", "helper"].contains(&name) || masters.contains(&name) || known.contains(&name);
         let top = all.iter().filter(|(name, value)| value.get_ref().is_table() && !is_ours(name.get_ref()));
         let below = nested(&all).into_iter().flatten().filter(|(name, _)| !known.contains(&&**name.get_ref()));
-        top.chain(below).map(|(name, _)| (self.place(name.span().start), name.get_ref().to_string())).collect()
+        let top = top.map(|(name, _)| (self.place(name.span().start), name.get_ref().to_string()));
+        top.chain(below.map(|(name, _)| (self.place(name.span().start), format!("helper.{}", name.get_ref()))))
+            .collect()
     }
 
-    /// The names of sections `[helper.NAME]` with this key, but those among `known`.
-    pub(crate) fn helpers_with(&self, key: &str, known: &[&str]) -> Vec<String> {
+    /// The sections `[helper.NAME]` with this key, but those among `known`: where each stands, and NAME.
+    pub(crate) fn helpers_with(&self, key: &str, known: &[&str]) -> Vec<(String, String)> {
         let all = self.all();
-        let has_key = |section: &Spanned<DeValue<'_>>| section.get_ref().as_table().is_some_and(|it| it.contains_key(key));
+        let has_key =
+            |section: &Spanned<DeValue<'_>>| section.get_ref().as_table().is_some_and(|it| it.contains_key(key));
         let found = nested(&all).into_iter().flatten();
         let found = found.filter(|(name, section)| !known.contains(&&**name.get_ref()) && has_key(section));
-        found.map(|(name, _)| name.get_ref().to_string()).collect()
+        found.map(|(name, _)| (self.place(name.span().start), name.get_ref().to_string())).collect()
     }
 
     fn all(&self) -> DeTable<'_> {
@@ -202,7 +205,7 @@ mod tests {
     fn sections_of_nobody_are_listed() {
         let all = configuration("workers = 1\n[timeouts]\n[app]\n[nest]\n[nset]\n[helper.hub]\n[helper.hbu]");
         let unknown = all.unknown(&["timeouts"], &["nest", "hub"]);
-        assert_eq!(unknown, [("nest.toml:5".into(), "nset".into()), ("nest.toml:7".into(), "hbu".into())]);
+        assert_eq!(unknown, [("nest.toml:5".into(), "nset".into()), ("nest.toml:7".into(), "helper.hbu".into())]);
     }
 
     #[test]

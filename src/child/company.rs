@@ -64,19 +64,25 @@ impl Company {
 /// for each mistake.
 pub(super) fn check(app: &App, configuration: &Configuration) -> Result<()> {
     let own: Vec<&str> = app.helpers.iter().map(|helper| helper.name).collect();
-    let programs = foreign::names(configuration, &own);
-    let names: Vec<&str> = own.iter().copied().chain(programs.iter().map(String::as_str)).collect();
+    let programs = foreign::sections(configuration, &own);
+    let names: Vec<&str> = own.iter().copied().chain(programs.iter().map(|(_, name)| name.as_str())).collect();
     let masters: Vec<&str> = sections().collect();
     let mut mistakes: Vec<String> = Vec::new();
     for (place, name) in configuration.unknown(&masters, &names) {
         let known = masters.iter().copied().chain(["app"]).chain(names.iter().copied());
-        mistakes.push(format!("{place}: {}", unknown("section", &name, known)));
+        mistakes.push(match name.strip_prefix("helper.") {
+            None => format!("{place}: {}", unknown("section", &name, known)),
+            Some(helper) => {
+                let what = unknown("helper", helper, names.iter().copied());
+                format!("{place}: {what} (another program takes `{} = [\"…\"]`)", foreign::COMMAND)
+            }
+        });
     }
     let looked = app.helpers.iter().map(|helper| match helper.work {
         Work::Own(own) => (own.check)(configuration, helper.name),
         Work::Foreign(_) => Ok(()),
     });
-    let looked = looked.chain(programs.iter().map(|name| foreign::declare(configuration, name).map(drop)));
+    let looked = looked.chain(programs.iter().map(|section| foreign::check(configuration, section, &names)));
     let looked = looked.chain(app.check.map(|check| check(configuration)));
     mistakes.extend(looked.filter_map(|looked| looked.err().map(|error| error.to_string())));
     if mistakes.is_empty() { Ok(()) } else { Err(mistakes.join("\n").into()) }

@@ -26,59 +26,91 @@ use crate::app::declare::{App, Declaration, Program, Work};
 use crate::contract::ids::{HelperName, Role};
 use crate::contract::lock;
 use crate::contract::orders::ChildReport;
+use crate::error::mistakes::unknown;
 use crate::error::{Exit, Result};
 use crate::ipc::channel;
 use crate::sys::descriptors;
 
 /// The key that makes a section one of another program.
-const COMMAND: &str = "command";
+pub(super) const COMMAND: &str = "command";
 
 /// So much of a command is shown, in characters.
 const SHOWN_MAX: usize = 40;
 
-/// What is shown as the version of a program that has none.
-pub(super) const NO_VERSION: &str = "-";
+/// The version of a program that says none.
+pub(super) const NO_VERSION: &str = "";
 
 /// The section of such a helper.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Section {
-    command: Vec<String>,
+    command: Words,
     version: Option<String>,
     #[serde(default)]
     asks: Vec<String>,
     #[serde(default)]
-    environment: BTreeMap<String, String>,
+    environment: Variables,
 }
 
-/// The names of all such helpers; those of the application have sections of their own making.
-pub(super) fn names(configuration: &Configuration, own: &[&str]) -> Vec<String> {
+/// A program and its arguments, as execve(2) takes them.
+#[derive(Deserialize)]
+#[serde(try_from = "Vec<String>")]
+struct Words(Vec<String>);
+
+impl TryFrom<Vec<String>> for Words {
+    type Error = &'static str;
+
+    fn try_from(words: Vec<String>) -> Result<Self, &'static str> {
+        if words.first().is_none_or(String::is_empty) {
+            return Err("there is no program in it: it takes one and its arguments, as [\"python3\", \"x.py\"]");
+        }
+        if words.iter().any(|word| word.contains('\0')) { Err("there is a NUL in it") } else { Ok(Self(words)) }
+    }
+}
+
+/// What a program finds in its environment besides what the daemon has in its own.
+#[derive(Default, Deserialize)]
+#[serde(try_from = "BTreeMap<String, String>")]
+struct Variables(BTreeMap<String, String>);
+
+impl TryFrom<BTreeMap<String, String>> for Variables {
+    type Error = String;
+
+    fn try_from(variables: BTreeMap<String, String>) -> Result<Self, String> {
+        let is_variable = |name: &str| !name.is_empty() && !name.contains(['=', '\0']);
+        match variables.iter().find(|(name, value)| !is_variable(name) || value.contains('\0')) {
+            Some((name, _)) => Err(format!("{name:?} cannot be a variable, or its value has a NUL in it")),
+            None => Ok(Self(variables)),
+        }
+    }
+}
+
+/// All such sections, but those of the application's own helpers: where each stands, and the helper's name.
+pub(super) fn sections(configuration: &Configuration, own: &[&str]) -> Vec<(String, String)> {
     configuration.helpers_with(COMMAND, own)
 }
 
 /// All such helpers.
 pub(super) fn declared(app: &App, configuration: &Configuration) -> Result<Vec<Declaration>> {
     let own: Vec<&str> = app.helpers.iter().map(|helper| helper.name).collect();
-    names(configuration, &own).iter().map(|name| declare(configuration, name)).collect()
+    sections(configuration, &own).iter().map(|(_, name)| declare(configuration, name)).collect()
+}
+
+/// Looks whether the section is as it should be, if there are helpers of these names.
+pub(super) fn check(configuration: &Configuration, (place, name): &(String, String), names: &[&str]) -> Result<()> {
+    HelperName::parse(name).map_err(|why| format!("{place}: {why}"))?;
+    let Declaration { asks, .. } = declare(configuration, name)?;
+    match asks.iter().find(|asked| !names.contains(asked)) {
+        Some(asked) => {
+            Err(format!("{place}: [{name}]: `asks`: {}", unknown("helper", asked, names.iter().copied())).into())
+        }
+        None => Ok(()),
+    }
 }
 
 /// The helper of this name; the error names file, line and key.
-pub(super) fn declare(configuration: &Configuration, name: &str) -> Result<Declaration> {
+fn declare(configuration: &Configuration, name: &str) -> Result<Declaration> {
     let Section { command, version, asks, environment } = configuration.section(name)?;
-    HelperName::parse(name)?;
-    let wrong = |what: &str| format!("[helper.{name}]: {what}");
-    if command.first().is_none_or(String::is_empty) {
-        return Err(wrong("`command` is empty: it takes a program and its arguments, as [\"python3\", \"x.py\"]").into());
-    }
-    // What execve(2) cannot pass on.
-    let is_passable = |text: &str| !text.contains('\0');
-    let is_variable = |name: &str| !name.is_empty() && !name.contains('=') && is_passable(name);
-    if !command.iter().all(|word| is_passable(word)) {
-        return Err(wrong("`command` has a NUL in it").into());
-    }
-    if let Some(name) = environment.iter().find(|(name, value)| !is_variable(name) || !is_passable(value)) {
-        return Err(wrong(&format!("`environment` has the variable {:?}, which cannot be passed on", name.0)).into());
-    }
     let leak = |text: String| -> &'static str { Box::leak(text.into_boxed_str()) };
     let asks: Vec<&'static str> = asks.into_iter().map(leak).collect();
     Ok(Declaration {
@@ -86,7 +118,7 @@ pub(super) fn declare(configuration: &Configuration, name: &str) -> Result<Decla
         name: leak(name.to_owned()),
         version: version.map(leak),
         asks: Box::leak(asks.into_boxed_slice()),
-        work: Work::Foreign(Box::leak(Box::new(Program { command, environment }))),
+        work: Work::Foreign(Box::leak(Box::new(Program { command: command.0, environment: environment.0 }))),
     })
 }
 
@@ -163,7 +195,7 @@ fn execute(name: HelperName, program: &Program, seat: Seat, held: File, control:
 
 /// What `status` shows of it: its words, as far as a line has room.
 fn shown(program: &Program) -> String {
-    let (first, rest) = program.command.split_first().expect("invariant: `declare` has refused an empty command");
+    let (first, rest) = program.command.split_first().expect("invariant: `Words` has a program");
     let name = first.rsplit('/').next().unwrap_or(first);
     let text: Vec<&str> = std::iter::once(name).chain(rest.iter().map(String::as_str)).collect();
     let text = text.join(" ");
@@ -186,4 +218,71 @@ fn command(name: HelperName, program: &Program, ipc_dir: &Path, state_dir: &Path
         .env("FOREBAY_STATE_DIR", state_dir)
         .env("FOREBAY_ROLE", role.to_string());
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::secret::Opened;
+
+    fn declared(text: &str) -> Result<Declaration> {
+        declare(&Configuration::parse("x.toml", text, Opened::default())?, "tariff")
+    }
+
+    #[test]
+    fn every_key_is_documented() {
+        let wrong = declared("[helper.tariff]\ncommand = ['x']\ncolour = 1").err().expect("no such key").to_string();
+        let keys: Vec<&str> = wrong.split('`').skip(3).step_by(2).collect();
+        assert_eq!(keys.len(), 4, "{wrong}");
+        let example = crate::settings::example("forebay", None);
+        for key in keys {
+            assert!(include_str!("../../CONFIGURATION.md").contains(&format!("| `helper.NAME.{key}` |")), "{key}");
+            assert!(example.contains(&format!("#{key} = ")), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_section_is_read_and_what_is_wrong_has_its_place() {
+        let text = "[helper.tariff]\ncommand = ['python3', 'x.py']\nversion = '1.2'\nasks = ['nest']\nenvironment = { A = 'b' }";
+        let helper = declared(text).expect("as it should be");
+        let Work::Foreign(program) = helper.work else { panic!("another program") };
+        assert_eq!((helper.version, helper.asks, &program.command[1][..]), (Some("1.2"), &["nest"][..], "x.py"));
+        for wrong in ["command = []", "command = ['']", "command = 'x'", "command = [\"x\\u0000\"]"] {
+            let error = declared(&format!("[helper.tariff]\n{wrong}")).err().expect(wrong).to_string();
+            assert!(error.starts_with("x.toml:2: [tariff]: ") && error.contains("`command`"), "{error}");
+        }
+        for variable in ["'A=B' = 'x'", "'' = 'x'", "A = \"x\\u0000\"", "A = 3"] {
+            let error = declared(&format!("[helper.tariff]\ncommand = ['x']\nenvironment = {{ {variable} }}"));
+            assert!(error.err().expect(variable).to_string().starts_with("x.toml:3: "), "{variable}");
+        }
+    }
+
+    #[test]
+    fn another_file_is_another_build_and_the_same_one_is_not() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let script = directory.path().join("x.py");
+        let of = |command: &[&str]| {
+            let command = command.iter().map(|word| (*word).to_owned()).collect();
+            build(&Program { command, environment: BTreeMap::new() })
+        };
+        let path = script.to_str().expect("UTF-8");
+        fs::write(&script, "1").expect("write");
+        let before = of(&["sh", path, "--flag"]);
+        assert_eq!(of(&["sh", path, "--flag"]), before);
+        // Its length differs; its time may not.
+        fs::write(&script, "22").expect("write");
+        assert_ne!(of(&["sh", path, "--flag"]), before);
+        assert_ne!(of(&["sh"]), of(&["cat"]));
+        assert_eq!(of(&["no such program"]), of(&["nor this one"]));
+    }
+
+    #[test]
+    fn a_long_command_is_shown_as_far_as_a_line_has_room() {
+        let shown = |words: &[&str]| {
+            let command = words.iter().map(|word| (*word).to_owned()).collect();
+            shown(&Program { command, environment: BTreeMap::new() })
+        };
+        assert_eq!(shown(&["/usr/bin/python3", "x.py"]), "python3 x.py");
+        assert_eq!(shown(&["x", &"é".repeat(50)]).chars().count(), SHOWN_MAX + 1);
+    }
 }

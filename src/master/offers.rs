@@ -106,7 +106,9 @@ fn check(manifest: &Manifest, known: Option<&[HelperName]>) -> Result<(), String
     let (theirs, ours) = (manifest.version, orders::VERSION);
     if theirs > ours {
         let way_out = "stop the daemon and start it with this release";
-        return Err(format!("needs a master that speaks version {theirs} of the orders, this one speaks {ours}: {way_out}"));
+        return Err(format!(
+            "needs a master that speaks version {theirs} of the orders, this one speaks {ours}: {way_out}"
+        ));
     }
     let offers = &manifest.helpers;
     if offers.len() > HELPERS_MAX {
@@ -151,7 +153,14 @@ mod tests {
         let offer = |text: &&str| {
             let (helper, asks) = text.split_once(':').unwrap_or((text, ""));
             let asks = asks.split_whitespace().map(name).collect();
-            HelperOffer { name: name(helper), version: "1.2".to_owned(), asks, build: String::new(), is_foreign: false, digest: 0 }
+            HelperOffer {
+                name: name(helper),
+                version: "1.2".to_owned(),
+                asks,
+                build: String::new(),
+                is_foreign: false,
+                digest: 0,
+            }
         };
         let helpers = helpers.iter().map(offer).collect();
         Manifest { version: orders::VERSION, name: "test".to_owned(), helpers }

@@ -190,7 +190,11 @@ impl Line {
             while let Some(told) = self.caller.next().map_err(|error| error.to_string())? {
                 match told {
                     Told::Welcome(_) => {
-                        signs.push(if std::mem::replace(is_ready, true) { Sign::Alive(birth) } else { Sign::Ready(birth) });
+                        signs.push(if std::mem::replace(is_ready, true) {
+                            Sign::Alive(birth)
+                        } else {
+                            Sign::Ready(birth)
+                        });
                     }
                     Told::Pong(number) if number == birth.0 && std::mem::take(&mut self.is_asked) => {
                         signs.push(Sign::Alive(birth));

@@ -230,8 +230,8 @@ impl Master {
     /// `nest, release 1.3`
     fn kept(&self, name: HelperName) -> String {
         match self.offers.version(self.serving, name) {
-            Some(version) => format!("{name}, release {version}"),
-            None => name.to_string(),
+            Some(version) if !version.is_empty() => format!("{name}, release {version}"),
+            Some(_) | None => name.to_string(),
         }
     }
 

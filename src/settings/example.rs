@@ -8,6 +8,24 @@ use super::{KEYS, listener};
 /// The widest line of a comment.
 const WIDTH: usize = 96;
 
+/// The section of a helper in another language, which the application's processes read.
+const FOREIGN: &str = "
+# Helpers in another language, each with a name; ipc-protocol.md says what they speak.
+#[helper.NAME]
+
+# what runs it: a program and its arguments
+#command = … # [\"PROGRAM\", \"ARGUMENT\"]
+
+# its release: one that says the same keeps its process over reloads; if not said, its files tell
+#version = … # \"VERSION\"
+
+# the helpers that it asks: they start before it
+#asks = []
+
+# variables that only it has
+#environment = {}
+";
+
 /// The text; `more` is the application's own.
 pub(crate) fn example(program: &str, more: Option<&str>) -> String {
     let mut out = format!(
@@ -29,6 +47,7 @@ pub(crate) fn example(program: &str, more: Option<&str>) -> String {
     out.push_str("\n# More listeners, each with a name; they stand in the place of `listen` if that is not said.\n");
     out.push_str("#[listener.NAME]\n");
     listener::KEYS.iter().for_each(|key| row(&mut out, key, program));
+    out.push_str(FOREIGN);
     if let Some(more) = more {
         let _ = write!(out, "\n{}\n", more.trim());
     }

@@ -83,7 +83,8 @@ fn the_keys_are_those_of_the_example_and_each_is_a_flag() {
         let key = key.strip_prefix("nest.").unwrap_or(&key);
         assert!(documented.contains(key), "{key}");
     }
-    for key in keys().iter().filter(|key| !key.starts_with("listener.") && !key.starts_with("nest.")) {
+    let is_flag = |key: &&String| !["listener.", "helper.", "nest."].iter().any(|section| key.starts_with(section));
+    for key in keys().iter().filter(is_flag) {
         assert!(help.contains(&format!("--{} <", key.replace(['.', '_'], "-"))), "{key}");
     }
 }

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::value::Error as ValueError;
+use serde::de::{DeserializeOwned, IntoDeserializer};
 
 use super::calls::Outcome;
 use crate::ipc::frame::{self, FrameError};
@@ -62,13 +63,16 @@ fn error<E: DeserializeOwned>(bytes: &[u8]) -> CallError<E> {
     };
     match (code, data) {
         (Code::Failed, Some(error)) => CallError::Failed(error),
+        // One in another language may have no more to say than a sentence.
+        (Code::Failed, None) => match E::deserialize(message.as_str().into_deserializer()) {
+            Ok::<_, ValueError>(error) => CallError::Failed(error),
+            Err(_) => CallError::BadRequest(message),
+        },
         (Code::Panicked, _) => CallError::Panicked,
         (Code::DeadlineExceeded, _) => CallError::DeadlineExceeded,
         (Code::Overloaded, _) => CallError::Overloaded,
         (Code::NoMethod, _) => CallError::NotHandled(message),
-        (Code::Failed | Code::BadParams | Code::Cancelled | Code::NoTopic | Code::Unknown, _) => {
-            CallError::BadRequest(message)
-        }
+        (Code::BadParams | Code::Cancelled | Code::NoTopic | Code::Unknown, _) => CallError::BadRequest(message),
     }
 }
 
@@ -122,5 +126,9 @@ mod tests {
             message::failed(&sent, &mut bytes).expect("encode");
             assert_eq!(Outcome::Error(bytes).decode::<(), u8>(), Err(wanted), "{code}");
         }
+        let mut bytes = Vec::new();
+        message::failed(&Sent { message: "why", code: "failed", data: None, colour: "" }, &mut bytes).expect("encode");
+        let sentence = Outcome::Error(bytes).decode::<(), String>();
+        assert_eq!(sentence, Err(CallError::Failed("why".to_owned())), "an error that is a sentence");
     }
 }
