@@ -8,9 +8,8 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -178,7 +177,9 @@ pub(super) fn become_program(
 
 fn execute(name: HelperName, program: &Program, seat: Seat, held: File, control: &UnixStream) -> Result<Exit> {
     let Seat { begin, mut listeners, .. } = seat;
-    let listener: OwnedFd = listeners.pop().ok_or("a helper without its socket")?;
+    let listener = UnixListener::from(listeners.pop().ok_or("a helper without its socket")?);
+    // As systemd passes one: loops that want it otherwise set it.
+    listener.set_nonblocking(false)?;
     // The master's pid is this process's parent since `Begin` has come: a double fork is over then.
     set_pdeathsig(Some(Signal::SIGTERM))?;
     if channel::is_over(control)? {
@@ -187,7 +188,7 @@ fn execute(name: HelperName, program: &Program, seat: Seat, held: File, control:
     }
     channel::send(control, &ChildReport::Note { text: shown(program) })?;
     // `control` is none of these: when it came to the zygote, that had a 3 already.
-    let kept = descriptors::pass_on(listener, held)?;
+    let kept = descriptors::pass_on(listener.into(), held)?;
     // It went with the descriptor that it was taken by.
     lock::hold(&kept)?;
     Err(command(name, program, &begin.ipc_dir, &begin.state_dir, &begin.role).exec().into())

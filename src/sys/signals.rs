@@ -28,12 +28,12 @@ pub(crate) fn unblock_all() -> io::Result<()> {
     Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?)
 }
 
-/// Ignores what is meant for the master, and TERM too where `term` says so.
+/// Ignores what is meant for the master, and TERM too where `term` says so; else that ends the process.
 pub(crate) fn leave_to_the_master(term: bool) -> io::Result<()> {
-    for signal in FOR_THE_MASTER.into_iter().chain(term.then_some(Signal::SIGTERM)) {
+    for signal in FOR_THE_MASTER {
         set(signal, SigHandler::SigIgn)?;
     }
-    Ok(())
+    set(Signal::SIGTERM, if term { SigHandler::SigIgn } else { SigHandler::SigDfl })
 }
 
 /// Gives back the kernel's disposition, as after exec: for a child forked from a process with

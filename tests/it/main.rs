@@ -13,6 +13,7 @@ mod documents;
 mod farewell;
 mod faults;
 mod follower;
+mod foreign;
 mod gateway;
 mod handover;
 mod hangs;

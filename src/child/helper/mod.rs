@@ -119,7 +119,10 @@ pub(super) async fn live(
     let Work::Own(own) = declaration.work else { return Err(format!("the helper {name} is another program").into()) };
     let started = panics::named("start", (own.start)(place)).await;
     let singleton = started.inspect_err(|error| master.refuse(&**error))?;
-    let listener = tokio::net::UnixListener::from_std(UnixListener::from(listener))?;
+    let listener = UnixListener::from(listener);
+    // Its last owner may have been another program.
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::UnixListener::from_std(listener)?;
     let version = declaration.version.unwrap_or(loaded.version).to_owned();
     let server = Server::new(listener, singleton.clone(), bus, Role::Helper(name, generation).to_string(), version);
     master.report(&ChildReport::Ready);
