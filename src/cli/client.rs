@@ -132,7 +132,8 @@ pub(super) fn cannot_talk(whom: &str, error: io::Error) -> Error {
 fn refused(Refusal { exit, reason, last_lines }: Refusal) -> Error {
     let said = if last_lines.is_empty() { "" } else { "\nwhat it said last:" };
     let lines = last_lines.iter().map(|line| format!("\n    {line}"));
-    Error::new(Exit::from_code(exit), format!("{reason}{said}{}", lines.collect::<String>()))
+    let exit = u8::try_from(exit).map_or(Exit::Failed, Exit::from_code);
+    Error::new(exit, format!("{reason}{said}{}", lines.collect::<String>()))
 }
 
 fn cannot_wait(error: io::Error) -> Error {

@@ -16,8 +16,9 @@ use crate::contract::time::monotonic_ms_in;
 use crate::error::{Error, Exit};
 use crate::ipc::callee::TOPIC;
 use crate::ipc::caller::{Caller, Told};
-use crate::ipc::frame::{self, FrameError};
-use crate::ipc::message::{self, Terms};
+use crate::ipc::course::Course;
+use crate::ipc::frame::{self, FrameError, HEADER_LEN};
+use crate::ipc::message::{self, GoAway, GoAwayCode, Terms};
 use crate::ipc::peer;
 
 /// Updates that a helper may send ahead of what is printed.
@@ -62,12 +63,18 @@ pub(super) struct Line {
 
 /// What is told, as JSON.
 enum Heard {
-    Welcome,
+    /// It reads frames of so many bytes.
+    Welcome(usize),
     Result(Value),
     Error(Value),
-    Update(Value),
+    /// The number of the last event that it is about.
+    Snapshot(u64, Value),
+    Event(u64, Value),
+    Resync,
     /// It will take nothing more here.
     Leaving,
+    /// It has closed the connection, and says why.
+    Closed(Exit, String),
     Other,
 }
 
@@ -94,40 +101,61 @@ impl Line {
         loop {
             match self.hear(Some(deadline))? {
                 None => return Err(self.lost()),
-                Some(Heard::Welcome) => {
-                    let asked =
-                        message::request_until(ID, &call.method, &call.params, deadline_ms, self.caller.unsent());
-                    asked.map_err(|error| self.not_understood(error))?;
-                    self.has_asked = true;
+                Some(Heard::Welcome(frame_len_max)) => self.ask(call, deadline_ms, frame_len_max)?,
+                Some(Heard::Result(_) | Heard::Error(_)) if !self.has_asked => {
+                    return Err(self.broken("it answers what nobody has asked"));
                 }
                 Some(Heard::Result(result)) => return Ok(Ok(result)),
                 Some(Heard::Error(error)) => return Ok(Err(error)),
-                Some(Heard::Update(_) | Heard::Leaving | Heard::Other) => {}
+                Some(Heard::Closed(exit, why)) => return Err(Error::new(exit, why)),
+                Some(Heard::Snapshot(..) | Heard::Event(..) | Heard::Resync | Heard::Leaving | Heard::Other) => {}
             }
         }
+    }
+
+    fn ask(&mut self, call: &Call, deadline_ms: u64, frame_len_max: usize) -> Result<(), Error> {
+        let mut frame = Vec::new();
+        let asked = message::request_until(ID, &call.method, &call.params, deadline_ms, &mut frame);
+        asked.map_err(|error| Error::because(Exit::Usage, "this call cannot be sent", error))?;
+        let len = frame.len() - HEADER_LEN;
+        if len > frame_len_max {
+            let what = format!("a call of {len} bytes: the helper {} takes {frame_len_max}", self.name);
+            return Err(Error::new(Exit::Usage, what));
+        }
+        self.caller.unsent().append(&mut frame);
+        self.has_asked = true;
+        Ok(())
     }
 
     /// Subscribes, and gives every update to `take` until that has enough. False: the helper has
     /// ended before.
     pub(super) fn events(&mut self, mut take: impl FnMut(&Value) -> Result<bool, Error>) -> Result<bool, Error> {
-        let mut taken = 0;
+        let (mut taken, mut course) = (0, Course::new(WINDOW));
         loop {
-            match self.hear(None)? {
+            let (in_order, update) = match self.hear(None)? {
                 None | Some(Heard::Leaving) => return Ok(false),
-                Some(Heard::Welcome) => {
+                Some(Heard::Welcome(_)) => {
                     message::subscribe(ID, TOPIC, Terms { credit: WINDOW }, self.caller.unsent());
+                    continue;
                 }
-                Some(Heard::Update(update)) => {
-                    if !take(&update)? {
-                        return Ok(true);
-                    }
-                    taken += 1;
-                    if taken >= WINDOW / 4 {
-                        message::credit(ID, std::mem::take(&mut taken), self.caller.unsent());
-                    }
+                Some(Heard::Snapshot(sequence, update)) => (course.snapshot(sequence), update),
+                Some(Heard::Event(sequence, update)) => (course.event(sequence), update),
+                Some(Heard::Resync) => {
+                    course.resync();
+                    continue;
                 }
                 Some(Heard::Error(error)) => return Err(self.refused(&error)),
-                Some(Heard::Result(_) | Heard::Other) => {}
+                Some(Heard::Closed(exit, why)) => return Err(Error::new(exit, why)),
+                Some(Heard::Result(_) | Heard::Other) => continue,
+            };
+            in_order.map_err(|why| self.broken(&why))?;
+            if !take(&update)? {
+                return Ok(true);
+            }
+            taken += 1;
+            if taken >= WINDOW / 4 {
+                course.grant(taken);
+                message::credit(ID, std::mem::take(&mut taken), self.caller.unsent());
             }
         }
     }
@@ -135,7 +163,8 @@ impl Line {
     /// The next that is told. `None`: the connection has ended.
     fn hear(&mut self, deadline: Option<Instant>) -> Result<Option<Heard>, Error> {
         loop {
-            let heard = self.caller.next().and_then(|told| told.map(heard).transpose());
+            let name = self.name;
+            let heard = self.caller.next().and_then(|told| told.map(|told| heard(told, name)).transpose());
             if let Some(heard) = heard.map_err(|error| self.not_understood(error))? {
                 return Ok(Some(heard));
             }
@@ -160,9 +189,13 @@ impl Line {
     fn exchange(&mut self, limit: Option<Duration>) -> io::Result<usize> {
         self.stream.set_send_timeout(limit)?;
         self.stream.set_recv_timeout(limit)?;
-        self.stream.write_all(self.caller.unsent())?;
+        let written = self.stream.write_all(self.caller.unsent());
         self.caller.unsent().clear();
-        self.stream.read(&mut self.buffer)
+        match written {
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Err(error),
+            // Whoever has closed the connection may have said why.
+            Ok(()) | Err(_) => self.stream.read(&mut self.buffer),
+        }
     }
 
     fn late(&self) -> Error {
@@ -175,6 +208,9 @@ impl Line {
     }
 
     fn lost(&self) -> Error {
+        if !self.has_asked {
+            return Error::new(Exit::Busy, format!("the helper {} ends: nothing was asked", self.name));
+        }
         Error::new(Exit::Failed, format!("the helper {} ended before it answered: the outcome is unknown", self.name))
     }
 
@@ -183,26 +219,41 @@ impl Line {
         Error::new(Exit::Failed, format!("the helper {} refuses: {why}", self.name))
     }
 
+    /// It has broken a rule of the protocol.
+    fn broken(&self, why: &str) -> Error {
+        Error::new(Exit::Bug, format!("cannot understand the helper {}: {why}", self.name))
+    }
+
     fn not_understood(&self, error: FrameError) -> Error {
         Error::because(Exit::Bug, format!("cannot understand the helper {}", self.name), error)
     }
 }
 
-fn heard(told: Told<'_>) -> Result<Heard, FrameError> {
+fn heard(told: Told<'_>, name: HelperName) -> Result<Heard, FrameError> {
     Ok(match told {
-        Told::Welcome(_) => Heard::Welcome,
+        Told::Welcome(welcome) => Heard::Welcome(welcome.frame_len_max as usize),
+        Told::Response { id, .. } if id != ID => {
+            return Err(FrameError::Malformed(format!("it answers request {id}, which nobody has asked")));
+        }
         Told::Response { outcome: Ok(result), .. } => Heard::Result(frame::decode(result)?),
-        Told::Response { outcome: Err(error), .. } => Heard::Error(message::error(error)?),
+        Told::Response { outcome: Err(error), .. } => Heard::Error(frame::decode(error)?),
         Told::Snapshot { epoch, sequence, events, .. } => {
             let events: Value = frame::decode(events)?;
-            Heard::Update(json!({ "epoch": epoch, "sequence": sequence, "snapshot": events }))
+            Heard::Snapshot(sequence, json!({ "epoch": epoch, "sequence": sequence, "snapshot": events }))
         }
         Told::Event { sequence, event, .. } => {
             let event: Value = frame::decode(event)?;
-            Heard::Update(json!({ "sequence": sequence, "event": event }))
+            Heard::Event(sequence, json!({ "sequence": sequence, "event": event }))
         }
+        Told::Resync { .. } => Heard::Resync,
         Told::End { failure, .. } => Heard::Error(json!({ "message": failure.message })),
-        Told::GoAway(_) => Heard::Leaving,
-        Told::Resync { .. } | Told::Pong(_) | Told::Nothing => Heard::Other,
+        Told::GoAway(GoAway { code: GoAwayCode::Leaving, .. }) => Heard::Leaving,
+        Told::GoAway(GoAway { code: GoAwayCode::RuleBroken, reason }) => {
+            Heard::Closed(Exit::Bug, format!("the helper {name} has closed the connection: {reason}"))
+        }
+        Told::GoAway(GoAway { code: GoAwayCode::NotAllowed, reason }) => {
+            Heard::Closed(Exit::NoPermission, format!("cannot ask the helper {name}: {reason}"))
+        }
+        Told::Pong(_) | Told::Nothing => Heard::Other,
     })
 }

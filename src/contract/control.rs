@@ -24,7 +24,7 @@ pub(crate) const PROGRESS: &str = "progress";
 /// `stop`: answers when the stop has begun; the connection closes when the master is gone.
 pub(crate) const STOP: &str = "stop";
 
-/// The id of a refusal that answers no request: whoever has connected may not ask.
+/// The id of a refusal that answers no request: whoever has connected may not ask, or has broken a rule.
 pub(crate) const NO_REQUEST: u32 = 0;
 
 /// A number of workers.
@@ -64,7 +64,7 @@ pub(crate) struct Nothing {}
 /// Why a request failed, with the exit code it means for the command.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Refusal {
-    pub(crate) exit: u8,
+    pub(crate) exit: u32,
     pub(crate) reason: String,
     /// What the process at fault has logged and printed last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -73,6 +73,12 @@ pub(crate) struct Refusal {
 
 impl Refusal {
     pub(crate) fn new(exit: Exit, reason: String) -> Self {
-        Self { exit: exit as u8, reason, last_lines: Vec::new() }
+        Self { exit: exit as u32, reason, last_lines: Vec::new() }
+    }
+
+    /// Why a connection of this user is closed before it asks.
+    pub(crate) fn may_not_ask(uid: u32) -> Self {
+        let reason = format!("uid {uid} may not control this daemon: root, its own user and `control_uids` may");
+        Self::new(Exit::NoPermission, reason)
     }
 }

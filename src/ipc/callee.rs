@@ -8,32 +8,39 @@ use std::collections::HashMap;
 use std::fmt;
 
 use super::envelope::Envelope;
-use super::frame::{self, Decoder, FrameError};
-use super::message::{self, Code, Failure, Hello, Reason, Terms, Welcome};
-
-/// The longest frame before the hello, in bytes.
-pub(crate) const GREETING_LEN_MAX: u32 = 4 * 1024;
+use super::frame::{Decoder, FrameError, HEADER_LEN};
+use super::message::{
+    self, ANSWER_LEN_MAX, Code, FRAME_LEN_MIN, Failure, GREETING_LEN_MAX, GoAwayCode, Hello, Terms, Welcome,
+};
+use super::outgoing::Outgoing;
 
 /// Unsent bytes from which on a subscriber gets no more events, and nothing more is read from it.
 pub(crate) const UNSENT_MAX: usize = 1024 * 1024;
 
-/// The longest payload that is sent, in bytes: the peer reads frames of up to 64 MiB.
-const PAYLOAD_LEN_MAX: usize = 64 * 1024 * 1024 - 1024;
+/// Unsent bytes beyond which the connection ends.
+const UNREAD_MAX: usize = 128 * 1024 * 1024;
 
-/// The longest name in a hello that is kept, in characters.
-const NAME_LEN_MAX: usize = 128;
+/// The longest sentence of a failure that is not the application's own, in bytes.
+const SENTENCE_LEN_MAX: usize = 1024;
+
+/// Places for requests that are kept while none is open.
+const IDLE_PLACES: usize = 16;
 
 /// One connection.
 #[derive(Debug)]
 pub(crate) struct Callee<T> {
     decoder: Decoder,
-    unsent: Vec<u8>,
+    unsent: Outgoing,
     limits: Limits,
     /// Who speaks; `None` before the hello.
     peer: Option<String>,
+    /// The longest frame that it reads, in bytes.
+    reads: u32,
     /// Requests that were taken and are not answered yet, with what their driver keeps for each.
     unanswered: HashMap<u32, T>,
     subscriptions: Vec<Subscription>,
+    /// Whether it has asked for more than may lie here.
+    is_flooded: bool,
 }
 
 /// What a peer may have of one connection.
@@ -90,7 +97,7 @@ impl fmt::Display for Violation {
 
 impl From<FrameError> for Violation {
     fn from(error: FrameError) -> Self {
-        Self(error.to_string())
+        Self(error.reason())
     }
 }
 
@@ -98,11 +105,13 @@ impl<T> Callee<T> {
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
             decoder: Decoder::new(GREETING_LEN_MAX),
-            unsent: Vec::new(),
+            unsent: Outgoing::default(),
             limits,
             peer: None,
+            reads: FRAME_LEN_MIN,
             unanswered: HashMap::new(),
             subscriptions: Vec::new(),
+            is_flooded: false,
         }
     }
 
@@ -122,22 +131,36 @@ impl<T> Callee<T> {
     }
 
     /// What is to be written.
-    pub(crate) fn unsent(&mut self) -> &mut Vec<u8> {
+    pub(crate) fn unsent(&mut self) -> &mut Outgoing {
         &mut self.unsent
     }
 
-    /// Whether so much is unsent that nothing more should be read.
+    /// Whether so much is unsent that nothing more should be read, nor done of what was.
     pub(crate) fn is_full(&self) -> bool {
         self.unsent.len() >= UNSENT_MAX
     }
 
+    /// Gives back what memory is not needed while nothing happens.
+    pub(crate) fn rest_a_while(&mut self) {
+        self.decoder.rest_a_while();
+        self.unsent.rest_a_while();
+        if self.unanswered.is_empty() && self.unanswered.capacity() > IDLE_PLACES {
+            self.unanswered = HashMap::new();
+        }
+        if self.subscriptions.capacity() > IDLE_PLACES.max(2 * self.subscriptions.len()) {
+            self.subscriptions.shrink_to_fit();
+        }
+    }
+
     /// The next thing that is asked. `None`: more bytes are needed.
     pub(crate) fn next(&mut self) -> Result<Option<Asked<'_>>, Violation> {
-        let Self { decoder, unsent, limits, peer, unanswered, subscriptions } = self;
+        let Self { decoder, unsent, limits, peer, reads, unanswered, subscriptions, .. } = self;
         let Some(body) = decoder.next()? else { return Ok(None) };
         let (kind, mut envelope) = Envelope::open(body)?;
         if peer.is_none() {
-            *peer = Some(greeting(kind, envelope)?);
+            let Hello { name, frame_len_max } = message::greeting(kind, envelope)?;
+            *peer = Some(name);
+            *reads = frame_len_max.clamp(FRAME_LEN_MIN, ANSWER_LEN_MAX);
             return Ok(Some(Asked::Hello));
         }
         let asked = match kind {
@@ -149,16 +172,30 @@ impl<T> Callee<T> {
                 if unanswered.len() >= limits.requests_max as usize {
                     return Err(Violation(format!("more than {} requests without an answer", limits.requests_max)));
                 }
-                Asked::Request { id, method: envelope.text()?, params: envelope.payload()? }
+                Asked::Request { id, method: envelope.text()?, params: message::arguments(envelope)? }
             }
-            message::NOTIFICATION => Asked::Notification { method: envelope.text()?, params: envelope.payload()? },
+            message::NOTIFICATION => {
+                Asked::Notification { method: envelope.text()?, params: message::arguments(envelope)? }
+            }
             message::PING => {
-                message::pong(envelope.number()?, unsent);
+                let number = envelope.number()?;
+                envelope.end()?;
+                message::pong(number, unsent.tail());
                 Asked::Nothing
             }
-            message::CANCEL => Asked::Cancel { id: envelope.id()? },
+            message::PONG => {
+                envelope.number()?;
+                envelope.end()?;
+                Asked::Nothing
+            }
+            message::CANCEL => {
+                let id = envelope.id()?;
+                envelope.end()?;
+                Asked::Cancel { id }
+            }
             message::CREDIT => {
                 let (id, events) = (envelope.id()?, envelope.id()?);
+                envelope.end()?;
                 // For a subscription that was just ended it is late, and no fault.
                 if let Some(subscription) = subscriptions.iter_mut().find(|known| known.id == id) {
                     subscription.credit = subscription.credit.saturating_add(events.into());
@@ -166,15 +203,16 @@ impl<T> Callee<T> {
                 Asked::Nothing
             }
             message::SUBSCRIBE => {
-                subscribe(envelope, *limits, subscriptions, unsent)?;
+                subscribe(envelope, *limits, subscriptions, unsent.tail())?;
                 Asked::Nothing
             }
             message::UNSUBSCRIBE => {
                 let id = envelope.id()?;
+                envelope.end()?;
                 subscriptions.retain(|known| known.id != id);
                 Asked::Nothing
             }
-            _ => return Err(Violation(format!("a message of kind {kind}, which no helper takes"))),
+            _ => return Err(Violation(format!("a message of kind {kind}, which no helper takes after the hello"))),
         };
         Ok(Some(asked))
     }
@@ -183,8 +221,9 @@ impl<T> Callee<T> {
     pub(crate) fn welcome(&mut self, name: &str, version: &str) {
         let Limits { frame_len_max, requests_max, subscriptions_max } = self.limits;
         self.decoder.set_len_max(frame_len_max);
-        let (name, version) = (name.to_owned(), version.to_owned());
-        message::welcome(&Welcome { name, version, frame_len_max, requests_max, subscriptions_max }, &mut self.unsent);
+        let (name, version) = (cut(name).to_owned(), cut(version).to_owned());
+        let welcome = Welcome { name, version, frame_len_max, requests_max, subscriptions_max };
+        message::welcome(&welcome, self.unsent.tail());
     }
 
     /// Keeps a request open; `kept` belongs to whoever drives it.
@@ -217,32 +256,42 @@ impl<T> Callee<T> {
 
     /// Answers; `outcome` is what `message::result` or `message::failed` wrote.
     pub(crate) fn answer(&mut self, id: u32, outcome: &[u8]) {
-        if outcome.len() > PAYLOAD_LEN_MAX {
-            let why = format!("the answer has {} bytes, {PAYLOAD_LEN_MAX} are allowed", outcome.len());
-            return self.refuse(id, Code::Failed, &why);
+        if self.unsent.len().saturating_add(outcome.len()) > UNREAD_MAX {
+            self.is_flooded = true;
+            return;
         }
-        message::answer(id, outcome, &mut self.unsent);
+        if !send(&mut self.unsent, self.reads, outcome.len(), |out| message::answer(id, outcome, out)) {
+            let why = format!("the answer has {} bytes, its client reads {}", outcome.len(), self.reads);
+            self.refuse(id, Code::TooLong, &why);
+        }
+    }
+
+    /// Whether the peer has left more unread than may lie here.
+    pub(crate) fn check_what_is_unread(&self) -> Result<(), Violation> {
+        if !self.is_flooded {
+            return Ok(());
+        }
+        Err(Violation(format!("more than {} MiB of answers that it does not read", UNREAD_MAX >> 20)))
     }
 
     /// Answers with a failure that is not the application's own.
     pub(crate) fn refuse(&mut self, id: u32, code: Code, why: &str) {
-        message::response(id, &Err::<(), _>(Failure { code, message: why.to_owned() }), &mut self.unsent);
+        let failure = Failure { code, message: cut(why).to_owned() };
+        message::response(id, &Err::<(), _>(failure), self.unsent.tail());
     }
 
-    /// Asks the peer to ask no more here.
-    pub(crate) fn go_away(&mut self, reason: &str) {
-        message::go_away(&Reason { reason: reason.to_owned() }, &mut self.unsent);
+    /// Tells the peer to ask no more here.
+    pub(crate) fn go_away(&mut self, code: GoAwayCode, reason: &str) {
+        message::go_away(code, cut(reason), self.unsent.tail());
     }
 
     /// Sends an event to every subscription that may have it now; the others fall behind.
     pub(crate) fn publish(&mut self, sequence: u64, event: &[u8]) {
-        let mut room = self.unsent.len() < UNSENT_MAX;
         for subscription in &mut self.subscriptions {
-            let fits = room && event.len() <= PAYLOAD_LEN_MAX;
-            if !subscription.is_behind && subscription.credit > 0 && fits {
+            let may = !subscription.is_behind && subscription.credit > 0 && self.unsent.len() < UNSENT_MAX;
+            let write = |out: &mut Vec<u8>| message::event(subscription.id, sequence, event, out);
+            if may && send(&mut self.unsent, self.reads, event.len(), write) {
                 subscription.credit -= 1;
-                message::event(subscription.id, sequence, event, &mut self.unsent);
-                room = self.unsent.len() < UNSENT_MAX;
             } else {
                 subscription.is_behind = true;
                 subscription.missed += 1;
@@ -257,33 +306,36 @@ impl<T> Callee<T> {
 
     /// Sends the snapshot to those that need one; events after `sequence` follow it.
     pub(crate) fn snapshot(&mut self, epoch: u64, sequence: u64, events: &[u8]) {
-        if events.len() > PAYLOAD_LEN_MAX {
-            let why = format!("the snapshot has {} bytes, {PAYLOAD_LEN_MAX} are allowed", events.len());
-            return self.end_subscriptions(&why);
-        }
-        for subscription in self.subscriptions.iter_mut().filter(|known| known.wants_snapshot()) {
+        let Self { unsent, reads, subscriptions, peer, .. } = self;
+        subscriptions.retain_mut(|known| {
             // The others get theirs when this was read.
-            if self.unsent.len() >= UNSENT_MAX {
-                break;
+            if !known.wants_snapshot() || unsent.len() >= UNSENT_MAX {
+                return true;
             }
-            if subscription.missed > 0 {
-                message::resync(subscription.id, subscription.missed, &mut self.unsent);
+            let Subscription { id, missed, .. } = *known;
+            let start = unsent.tail().len();
+            if missed > 0 {
+                message::resync(id, missed, unsent.tail());
             }
-            message::snapshot(subscription.id, epoch, sequence, events, &mut self.unsent);
-            subscription.credit -= 1;
-            subscription.is_behind = false;
-            subscription.missed = 0;
-        }
+            let write = |out: &mut Vec<u8>| message::snapshot(id, epoch, sequence, events, out);
+            let sent = send(unsent, *reads, events.len(), write);
+            if !sent {
+                unsent.tail().truncate(start);
+                let why = format!("the snapshot has {} bytes, its client reads {reads}", events.len());
+                end(known.id, Code::TooLong, &why, peer.as_deref(), unsent);
+                return false;
+            }
+            known.credit -= 1;
+            (known.is_behind, known.missed) = (false, 0);
+            true
+        });
     }
-}
 
-impl<T> Callee<T> {
     /// Ends the subscriptions that cannot be told how things stand.
     pub(crate) fn end_subscriptions(&mut self, why: &str) {
-        log::error!("subscriptions of {} end: {why}", self.peer().unwrap_or_default());
-        for subscription in self.subscriptions.extract_if(.., |known| known.wants_snapshot()) {
-            let failure = Failure { code: Code::Failed, message: why.to_owned() };
-            message::end(subscription.id, &failure, &mut self.unsent);
+        let Self { unsent, subscriptions, peer, .. } = self;
+        for subscription in subscriptions.extract_if(.., |known| known.wants_snapshot()) {
+            end(subscription.id, Code::Failed, why, peer.as_deref(), unsent);
         }
     }
 }
@@ -294,17 +346,29 @@ impl Subscription {
     }
 }
 
-fn greeting(kind: u8, mut envelope: Envelope<'_>) -> Result<String, Violation> {
-    if kind != message::HELLO {
-        return Err(Violation(format!("a message of kind {kind} before the hello")));
+/// Appends a frame unless it is longer than the peer reads; `len` bytes of it are known to be in it.
+fn send(unsent: &mut Outgoing, reads: u32, len: usize, write: impl FnOnce(&mut Vec<u8>)) -> bool {
+    let (out, reads) = (unsent.tail(), reads as usize);
+    let start = out.len();
+    if len > reads {
+        return false;
     }
-    let version = envelope.id()?;
-    // A later version of the same protocol only adds; version 0 was never spoken.
-    if version == 0 {
-        return Err(Violation("version 0 of the protocol".to_owned()));
+    write(out);
+    let fits = out.len() - start - HEADER_LEN <= reads;
+    if !fits {
+        out.truncate(start);
     }
-    let Hello { name } = frame::decode(envelope.payload()?)?;
-    Ok(name.chars().take(NAME_LEN_MAX).collect())
+    fits
+}
+
+/// Ends a subscription, and says so to the peer and in the log.
+fn end(id: u32, code: Code, why: &str, peer: Option<&str>, unsent: &mut Outgoing) {
+    log::error!("subscription {id} of {} ends: {why}", peer.unwrap_or_default());
+    message::end(id, &Failure { code, message: cut(why).to_owned() }, unsent.tail());
+}
+
+fn cut(sentence: &str) -> &str {
+    &sentence[..sentence.floor_char_boundary(SENTENCE_LEN_MAX)]
 }
 
 fn subscribe(
@@ -314,7 +378,7 @@ fn subscribe(
     unsent: &mut Vec<u8>,
 ) -> Result<(), Violation> {
     let (id, topic) = (envelope.id()?, envelope.text()?);
-    let Terms { credit } = frame::decode(envelope.payload()?)?;
+    let Terms { credit } = envelope.map()?;
     if subscriptions.iter().any(|known| known.id == id) {
         return Err(Violation(format!("subscription {id} exists already")));
     }
@@ -324,8 +388,8 @@ fn subscribe(
     if topic == TOPIC {
         subscriptions.push(Subscription { id, credit: credit.into(), is_behind: true, missed: 0 });
     } else {
-        let message = format!("no topic {topic:?}: there is {TOPIC:?}");
-        message::end(id, &Failure { code: Code::NoTopic, message }, unsent);
+        let message = format!("no topic {:?}: there is {TOPIC:?}", cut(topic));
+        message::end(id, &Failure { code: Code::NoTopic, message: cut(&message).to_owned() }, unsent);
     }
     Ok(())
 }
@@ -339,12 +403,13 @@ mod tests {
     use serde::Serialize;
 
     use super::*;
+    use crate::ipc::frame;
 
     const LIMITS: Limits = Limits { frame_len_max: 64 * 1024, requests_max: 2, subscriptions_max: 2 };
 
     fn hello() -> Vec<u8> {
         let mut out = Vec::new();
-        message::hello(&Hello { name: "worker 0".to_owned() }, &mut out);
+        message::hello(&Hello::of("worker 0"), &mut out);
         out
     }
 
@@ -360,15 +425,15 @@ mod tests {
         callee.feed(&hello());
         assert_eq!(callee.next(), Ok(Some(Asked::Hello)));
         callee.welcome("helper nest", "1.2");
-        callee.unsent().clear();
+        callee.unsent().tail().clear();
         callee
     }
 
     /// The messages that were written, as values.
     fn written(callee: &mut Callee<u8>) -> Vec<serde_json::Value> {
         let mut decoder = Decoder::new(u32::MAX);
-        decoder.feed(callee.unsent());
-        callee.unsent().clear();
+        decoder.feed(callee.unsent().rest());
+        callee.unsent().tail().clear();
         let mut messages = Vec::new();
         while let Some(body) = decoder.next().expect("our own frames") {
             messages.push(frame::decode(body).expect("our own messages"));
@@ -380,14 +445,22 @@ mod tests {
     fn breaking_a_rule_ends_the_connection_and_says_which() {
         let request = |id: u32| encoded(&(message::REQUEST, id, "add", ((),)));
         let subscribe = |id: u32| encoded(&(message::SUBSCRIBE, id, TOPIC, Terms { credit: 1 }));
-        let table: [(Vec<Vec<u8>>, &str); 10] = [
+        let table: [(Vec<Vec<u8>>, &str); 18] = [
             (vec![vec![0, 0, 0, 0]], "empty"),
             (vec![vec![0xff; 4]], "4294967295 bytes"),
             (vec![encoded(&(message::RESPONSE, 1, (), ()))], "kind 1"),
             (vec![encoded(&(99, 1))], "kind 99"),
             (vec![encoded(&(message::REQUEST, 1))], "missing"),
             (vec![encoded(&"garbage")], "no array"),
-            (vec![encoded(&(message::SUBSCRIBE, 1, TOPIC, 7))], "malformed"),
+            (vec![hello()], "kind 3"),
+            (vec![[0, 0, 0, 4, 0x92, message::PING, 1, 1].to_vec()], "behind"),
+            (vec![[0, 0, 0, 4, 0x92, message::PONG, 1, 1].to_vec()], "behind"),
+            (vec![[0, 0, 0, 4, 0x92, message::CANCEL, 1, 1].to_vec()], "behind"),
+            (vec![[0, 0, 0, 5, 0x93, message::CREDIT, 1, 1, 1].to_vec()], "behind"),
+            (vec![[0, 0, 0, 4, 0x92, message::UNSUBSCRIBE, 1, 1].to_vec()], "behind"),
+            (vec![encoded(&(message::REQUEST, 1, "add", Terms { credit: 1 }))], "no array"),
+            (vec![encoded(&(message::NOTIFICATION, "add", 7))], "no array"),
+            (vec![encoded(&(message::SUBSCRIBE, 1, TOPIC, 7))], "no map"),
             (vec![subscribe(1), subscribe(1)], "exists already"),
             (vec![subscribe(1), subscribe(2), subscribe(3)], "more than 2 subscriptions"),
             (vec![encoded(&(message::CREDIT, 1, u64::MAX))], "32 bits"),
@@ -420,8 +493,8 @@ mod tests {
     fn nothing_is_heard_before_the_hello_and_no_long_frame() {
         for (frame, words) in [
             (encoded(&(message::PING, 1)), "before the hello"),
-            (encoded(&(message::HELLO, 0, Hello { name: String::new() })), "version 0"),
-            (encoded(&(message::HELLO, 1, Hello { name: "x".repeat(5000) })), "4096 are allowed"),
+            (encoded(&(message::HELLO, 0, Hello::of(""))), "version 0"),
+            (encoded(&(message::HELLO, 1, Hello::of(&"x".repeat(5000)))), "4096 are allowed"),
         ] {
             let mut callee = Callee::<u8>::new(LIMITS);
             callee.feed(&frame);
@@ -484,24 +557,101 @@ mod tests {
         let event = vec![0; 10_000];
         (1..1000).for_each(|sequence| callee.publish(sequence, &event));
         assert!(callee.is_full() && callee.unsent().len() < UNSENT_MAX + 2 * event.len());
-        callee.unsent().clear();
+        callee.unsent().tail().clear();
         assert!(callee.wants_snapshot(), "it is brought up to date once it reads");
     }
 
+    /// One that reads frames of so many bytes.
+    fn reading(frame_len_max: u32) -> Callee<u8> {
+        let mut callee = Callee::new(LIMITS);
+        let mut out = Vec::new();
+        message::hello(&Hello { frame_len_max, ..Hello::of("a display") }, &mut out);
+        callee.feed(&out);
+        assert_eq!(callee.next(), Ok(Some(Asked::Hello)));
+        callee
+    }
+
+    /// The lengths of the frames that were written.
+    fn lengths(callee: &mut Callee<u8>) -> Vec<usize> {
+        let mut decoder = Decoder::new(u32::MAX);
+        decoder.feed(callee.unsent().rest());
+        std::iter::from_fn(|| decoder.next().expect("our own frames").map(<[u8]>::len)).collect()
+    }
+
     #[test]
-    fn what_a_peer_would_not_read_is_refused_and_not_sent() {
-        let mut callee = greeted();
-        callee.answer(3, &vec![0xc0; PAYLOAD_LEN_MAX + 1]);
-        assert_eq!(written(&mut callee)[0][2]["code"], "failed");
+    fn nothing_is_sent_that_is_longer_than_the_peer_reads() {
+        let text = |len: usize| rmp_serde::to_vec(&"x".repeat(len)).expect("encode");
+        for (said, reads) in [(10_000, 10_000), (0, 4096), (4095, 4096), (u32::MAX, 64 << 20)] {
+            assert_eq!(reading(said).reads, reads);
+        }
+        let mut callee = reading(5000);
+        // The frame's other bytes: 5 of an answer, 3 of the string, 4 of an event and 5 of a snapshot.
+        callee.answer(3, &[&[0xc0][..], &text(4993)].concat());
+        callee.answer(4, &[&[0xc0][..], &text(4994)].concat());
+        assert_eq!(lengths(&mut callee)[0], 5000);
+        let answers = written(&mut callee);
+        assert_eq!((answers[0][3].as_str().map(str::len), &answers[1][2]["code"]), (Some(4993), &"too_long".into()));
         callee.feed(&encoded(&(message::SUBSCRIBE, 5, TOPIC, Terms { credit: 9 })));
         assert_eq!(callee.next(), Ok(Some(Asked::Nothing)));
-        callee.snapshot(1, 0, &[0x90]);
-        callee.publish(1, &vec![0xc0; PAYLOAD_LEN_MAX + 1]);
+        callee.snapshot(1, 0, &[&[0x91][..], &text(4990)].concat());
+        callee.publish(1, &text(4993));
+        assert_eq!(lengths(&mut callee), [4999, 5000]);
+        callee.publish(2, &text(4994));
         assert!(callee.wants_snapshot(), "an event that is too long is missed");
-        callee.snapshot(1, 1, &vec![0xc0; PAYLOAD_LEN_MAX + 1]);
-        assert!(!callee.wants_snapshot(), "its subscription is over");
+        callee.snapshot(1, 2, &[&[0x91][..], &text(5000)].concat());
+        assert!(!callee.wants_snapshot() && callee.subscriptions.is_empty(), "its subscription is over");
         let all = written(&mut callee);
-        assert_eq!((all.len(), &all[1][0], &all[1][2]["code"]), (2, &message::END.into(), &"failed".into()));
+        assert_eq!((all.len(), &all[2][0], &all[2][2]["code"]), (3, &message::END.into(), &"too_long".into()));
+    }
+
+    #[test]
+    fn whoever_reads_little_is_still_told_what_is_wrong() {
+        let mut callee = reading(0);
+        let long = "ü".repeat(10_000);
+        callee.welcome(&long, &long);
+        callee.refuse(1, Code::NoMethod, &long);
+        callee.go_away(GoAwayCode::RuleBroken, &long);
+        callee.feed(&encoded(&(message::SUBSCRIBE, 5, &long, Terms { credit: 9 })));
+        assert_eq!(callee.next(), Ok(Some(Asked::Nothing)));
+        callee.feed(&encoded(&(message::SUBSCRIBE, 5, TOPIC, Terms { credit: 9 })));
+        assert_eq!(callee.next(), Ok(Some(Asked::Nothing)));
+        callee.end_subscriptions(&long);
+        let lengths = lengths(&mut callee);
+        assert!(lengths.len() == 5 && lengths.iter().all(|&len| len <= FRAME_LEN_MIN as usize), "{lengths:?}");
+    }
+
+    #[test]
+    fn what_is_not_read_ends_the_connection_before_it_is_more_than_128_mib() {
+        let mut callee = greeted();
+        let answer = vec![0xc0; 30 << 20];
+        for id in 0..4 {
+            callee.answer(id, &answer);
+            assert_eq!(callee.check_what_is_unread(), Ok(()));
+        }
+        callee.answer(4, &answer);
+        assert!(callee.check_what_is_unread().is_err_and(|error| error.0.contains("128 MiB")));
+        assert!(callee.unsent().len() <= UNREAD_MAX);
+    }
+
+    #[test]
+    fn nothing_of_a_busy_time_is_kept_while_nothing_happens() {
+        let mut callee = Callee::<u8>::new(Limits { requests_max: 1000, subscriptions_max: 1000, ..LIMITS });
+        callee.feed(&hello());
+        for id in 0..1000 {
+            callee.feed(&encoded(&(message::SUBSCRIBE, id, TOPIC, Terms { credit: 1 })));
+        }
+        while callee.next().expect("valid").is_some() {}
+        (0..1000).for_each(|id| callee.keep(id, 1));
+        for id in 0..1000 {
+            assert_eq!(callee.cancelled(id), Some(1));
+            callee.feed(&encoded(&(message::UNSUBSCRIBE, id)));
+        }
+        while callee.next().expect("valid").is_some() {}
+        let len = callee.unsent().len();
+        callee.unsent().wrote(len);
+        callee.rest_a_while();
+        assert!(callee.unanswered.capacity() <= IDLE_PLACES && callee.subscriptions.capacity() <= IDLE_PLACES);
+        assert!(callee.unsent().tail().capacity() <= 512);
     }
 
     #[test]
@@ -517,7 +667,7 @@ mod tests {
         while callee.wants_snapshot() {
             callee.snapshot(1, 0, &events);
             assert!(callee.unsent().len() < UNSENT_MAX + 2 * events.len());
-            callee.unsent().clear();
+            callee.unsent().tail().clear();
             rounds += 1;
         }
         assert!(rounds > 5, "{rounds}");

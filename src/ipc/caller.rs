@@ -5,11 +5,9 @@
 //! connection.
 
 use super::envelope::Envelope;
-use super::frame::{self, Decoder, FrameError};
-use super::message::{self, Failure, Hello, Reason, Welcome};
-
-/// The longest frame from a helper, in bytes.
-const FRAME_LEN_MAX: u32 = 64 * 1024 * 1024;
+use super::frame::{Decoder, FrameError};
+use super::message::{self, ANSWER_LEN_MAX, FRAME_LEN_MIN, Failure, GoAway, Hello, Welcome};
+use super::value;
 
 /// One connection.
 #[derive(Debug)]
@@ -51,8 +49,8 @@ pub(crate) enum Told<'a> {
         id: u32,
         failure: Failure,
     },
-    /// No more requests on this connection; what is open will be answered.
-    GoAway(Reason),
+    /// No more requests on this connection; what is open will be answered, or it is closed.
+    GoAway(GoAway),
     Pong(u64),
     /// What needs no answer, or has it already.
     Nothing,
@@ -61,9 +59,15 @@ pub(crate) enum Told<'a> {
 impl Caller {
     /// Begins with the hello.
     pub(crate) fn new(name: &str) -> Self {
+        Self::reading_at_most(name, ANSWER_LEN_MAX)
+    }
+
+    /// The same, of a client that takes no frame of more bytes than this.
+    pub(crate) fn reading_at_most(name: &str, frame_len_max: u32) -> Self {
         let mut unsent = Vec::new();
-        message::hello(&Hello { name: name.to_owned() }, &mut unsent);
-        Self { decoder: Decoder::new(FRAME_LEN_MAX), unsent, is_welcome: false }
+        let frame_len_max = frame_len_max.max(FRAME_LEN_MIN);
+        message::hello(&Hello { frame_len_max, ..Hello::of(name) }, &mut unsent);
+        Self { decoder: Decoder::new(frame_len_max), unsent, is_welcome: false }
     }
 
     /// The same for a client that reads short frames only.
@@ -91,39 +95,52 @@ impl Caller {
             return Err(FrameError::Malformed(format!("kind {kind} before the welcome")));
         }
         let told = match kind {
+            message::WELCOME if *is_welcome => {
+                return Err(FrameError::Malformed("a second welcome".to_owned()));
+            }
             message::WELCOME => {
                 let _version = envelope.id()?;
+                let welcome = envelope.map()?;
                 *is_welcome = true;
-                Told::Welcome(frame::decode(envelope.payload()?)?)
+                Told::Welcome(welcome)
             }
-            message::RESPONSE => response(envelope)?,
-            message::SNAPSHOT => Told::Snapshot {
-                id: envelope.id()?,
-                epoch: envelope.number()?,
-                sequence: envelope.number()?,
-                events: envelope.payload()?,
-            },
+            message::RESPONSE => {
+                let (id, outcome) = message::responded(envelope)?;
+                Told::Response { id, outcome }
+            }
+            message::SNAPSHOT => {
+                let (id, epoch, sequence) = (envelope.id()?, envelope.number()?, envelope.number()?);
+                let events = envelope.value()?;
+                if !value::is_array(events) {
+                    return Err(FrameError::Malformed("a snapshot that is no array".to_owned()));
+                }
+                Told::Snapshot { id, epoch, sequence, events }
+            }
             message::EVENT => {
-                Told::Event { id: envelope.id()?, sequence: envelope.number()?, event: envelope.payload()? }
+                Told::Event { id: envelope.id()?, sequence: envelope.number()?, event: envelope.value()? }
             }
-            message::RESYNC => Told::Resync { id: envelope.id()?, missed: envelope.number()? },
-            message::END => Told::End { id: envelope.id()?, failure: frame::decode(envelope.payload()?)? },
-            message::GO_AWAY => Told::GoAway(frame::decode(envelope.payload()?)?),
+            message::RESYNC => {
+                let (id, missed) = (envelope.id()?, envelope.number()?);
+                envelope.end()?;
+                Told::Resync { id, missed }
+            }
+            message::END => Told::End { id: envelope.id()?, failure: envelope.map()? },
+            message::GO_AWAY => Told::GoAway(envelope.map()?),
             message::PING => {
-                message::pong(envelope.number()?, unsent);
+                let number = envelope.number()?;
+                envelope.end()?;
+                message::pong(number, unsent);
                 Told::Nothing
             }
-            message::PONG => Told::Pong(envelope.number()?),
+            message::PONG => {
+                let number = envelope.number()?;
+                envelope.end()?;
+                Told::Pong(number)
+            }
             _ => return Err(FrameError::Malformed(format!("kind {kind}, which no client takes"))),
         };
         Ok(Some(told))
     }
-}
-
-fn response(mut envelope: Envelope<'_>) -> Result<Told<'_>, FrameError> {
-    let id = envelope.id()?;
-    let outcome = if envelope.nil()? { Ok(envelope.payload()?) } else { Err(envelope.payload()?) };
-    Ok(Told::Response { id, outcome })
 }
 
 #[cfg(test)]
@@ -132,6 +149,8 @@ mod tests {
     use serde::Serialize;
 
     use super::*;
+    use crate::ipc::frame;
+    use crate::ipc::message::GoAwayCode;
 
     fn encoded<T: Serialize>(message: &T) -> Vec<u8> {
         let mut out = Vec::new();
@@ -151,11 +170,15 @@ mod tests {
         let mut out = Vec::new();
         message::welcome(&welcome, &mut out);
         message::response(3, &Ok::<_, ()>(5), &mut out);
-        message::response(4, &Err::<(), _>("no"), &mut out);
+        message::response(
+            4,
+            &Err::<(), _>(Failure { code: message::Code::Failed, message: "no".to_owned() }),
+            &mut out,
+        );
         message::snapshot(1, 7, 8, &[0x90], &mut out);
         message::event(1, 9, &[1], &mut out);
         message::resync(1, 2, &mut out);
-        message::go_away(&Reason { reason: "ends".to_owned() }, &mut out);
+        message::go_away(GoAwayCode::Leaving, "ends", &mut out);
         frame::encode(&(message::PING, 6), &mut out);
         out
     }
@@ -194,7 +217,18 @@ mod tests {
             caller.feed(&frame);
             assert!(caller.next().is_err(), "{frame:x?}");
         }
-        for frame in [encoded(&(message::HELLO, 1)), encoded(&(message::RESPONSE, 1, ()))] {
+        let welcome = stream()[..4 + usize::from(stream()[3])].to_vec();
+        for frame in [
+            welcome,
+            encoded(&(message::HELLO, 1)),
+            encoded(&(message::RESPONSE, 1, ())),
+            encoded(&(message::RESPONSE, 1, "no map", ())),
+            encoded(&(message::SNAPSHOT, 1, 1, 1, "no array")),
+            // Bytes behind the array: a result's, an event's and a pong's.
+            vec![0, 0, 0, 6, 0x94, 1, 1, 0xc0, 1, 1],
+            vec![0, 0, 0, 6, 0x94, 12, 1, 1, 1, 1],
+            vec![0, 0, 0, 4, 0x92, 6, 1, 1],
+        ] {
             let mut caller = Caller::new("test");
             caller.feed(&stream());
             while caller.next().expect("valid").is_some() {}

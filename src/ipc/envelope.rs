@@ -1,9 +1,12 @@
 //! The array around every message, read from its front: the last element stays as bytes, because
-//! only its owner knows its type.
+//! only its owner knows its type. Elements of later versions are ignored, bytes behind the array
+//! are not.
 
 use rmp::decode::{read_array_len, read_int, read_str_from_slice};
+use serde::de::DeserializeOwned;
 
-use super::frame::FrameError;
+use super::frame::{self, FrameError};
+use super::value;
 
 /// A message's elements, taken one after the other.
 #[derive(Clone, Debug)]
@@ -40,13 +43,40 @@ impl<'a> Envelope<'a> {
         Ok(text)
     }
 
-    /// The last element that this version knows, as it stands there.
-    pub(crate) fn payload(mut self) -> Result<&'a [u8], FrameError> {
+    /// The next element, as it stands there.
+    pub(crate) fn element(&mut self) -> Result<&'a [u8], FrameError> {
         self.count()?;
-        if self.rest.is_empty() {
-            return Err(malformed("it ends too early"));
+        value::take(&mut self.rest, 1)
+    }
+
+    /// The last element that this version knows, as it stands there. Whoever reads it sees that nothing
+    /// stands behind it: only where a later version has put more is its end looked for here.
+    pub(crate) fn payload(mut self) -> Result<&'a [u8], FrameError> {
+        if self.elements != 1 {
+            return self.value();
         }
-        Ok(self.rest)
+        self.count()?;
+        if self.rest.is_empty() { Err(malformed("it ends too early")) } else { Ok(self.rest) }
+    }
+
+    /// The last element that this version knows, looked through: for what nobody may ever read.
+    pub(crate) fn value(mut self) -> Result<&'a [u8], FrameError> {
+        let element = self.element()?;
+        self.end()?;
+        Ok(element)
+    }
+
+    /// The last element that this version knows, one of the protocol's own maps.
+    pub(crate) fn map<T: DeserializeOwned>(self) -> Result<T, FrameError> {
+        named(self.payload()?)
+    }
+
+    /// Ends a message that has no more: what a later version has put here is skipped.
+    pub(crate) fn end(mut self) -> Result<(), FrameError> {
+        while self.elements > 0 {
+            self.element()?;
+        }
+        value::end(self.rest)
     }
 
     /// Whether the next element is nil; takes it if so.
@@ -69,6 +99,14 @@ impl<'a> Envelope<'a> {
         self.elements = self.elements.checked_sub(1).ok_or_else(|| malformed("an element is missing"))?;
         Ok(())
     }
+}
+
+/// Reads one of the protocol's own maps. What serde derives would take positions for names too.
+pub(crate) fn named<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FrameError> {
+    if !value::has_names(bytes)? {
+        return Err(malformed("no map with names where one is due"));
+    }
+    frame::decode(bytes)
 }
 
 fn malformed(why: &str) -> FrameError {
@@ -101,6 +139,48 @@ mod tests {
         }
     }
 
+    #[test]
+    fn elements_of_a_later_version_are_ignored_and_bytes_behind_the_array_are_not() {
+        fn number(envelope: Envelope<'_>) -> Result<(), FrameError> {
+            let mut envelope = envelope;
+            envelope.number()?;
+            envelope.end()
+        }
+        type Read = fn(Envelope<'_>) -> Result<(), FrameError>;
+        let payload: Read = |envelope| frame::decode::<u8>(envelope.payload()?).map(drop);
+        let value: Read = |envelope| envelope.value().map(drop);
+        let map: Read = |envelope| envelope.map::<std::collections::BTreeMap<String, u8>>().map(drop);
+        let named = serde_json::json!({"a": 1});
+        let table = [
+            (number as Read, bytes(&(5, 7)), bytes(&(5, 7, "later", [1, 2]))),
+            (payload, bytes(&(5, 7)), bytes(&(5, 7, "later", [1, 2]))),
+            (value, bytes(&(5, 7)), bytes(&(5, 7, "later", [1, 2]))),
+            (map, bytes(&(5, &named)), bytes(&(5, &named, "later", [1, 2]))),
+        ];
+        for (read, now, later) in table {
+            let read = |body: &[u8]| Envelope::open(body).and_then(|(_, envelope)| read(envelope));
+            for body in [&now, &later] {
+                assert_eq!(read(body), Ok(()), "{body:x?}");
+                assert!(read(&[body, &[7][..]].concat()).is_err(), "{body:x?} and a byte");
+                assert!(read(&body[..body.len() - 1]).is_err(), "{body:x?} without a byte");
+            }
+        }
+        assert!(number(Envelope::open(&bytes(&(5,))).expect("an array").1).is_err());
+    }
+
+    #[test]
+    fn a_map_has_strings_as_keys() {
+        #[derive(Debug, PartialEq, serde::Deserialize)]
+        struct Named {
+            a: u8,
+        }
+        assert_eq!(named(&bytes(&serde_json::json!({"b": {}, "a": 7}))), Ok(Named { a: 7 }));
+        // Positions and an index, which serde takes for the field's name.
+        for other in [&[0x91, 7][..], &[0x81, 0, 7], &[7], &[0xc0], &[0x81, 0xa1, b'a']] {
+            assert!(named::<Named>(other).is_err(), "{other:x?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn garbage_never_panics(body in proptest::collection::vec(any::<u8>(), 0..60)) {
@@ -108,7 +188,10 @@ mod tests {
                 let _ = envelope.nil();
                 let _ = envelope.id();
                 let _ = envelope.text();
-                let _ = envelope.payload();
+                let _ = envelope.clone().payload();
+                let _ = envelope.clone().map::<serde_json::Value>();
+                let _ = envelope.clone().value();
+                let _ = envelope.end();
             }
         }
     }

@@ -3,16 +3,18 @@
 use std::fmt;
 
 use serde::Serialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::DeserializeOwned;
+
+use super::value::{self, DEPTH_MAX};
 
 /// Bytes of the length in front.
 pub(crate) const HEADER_LEN: usize = 4;
 
 /// Capacity a decoder keeps once everything is read.
-const IDLE_CAPACITY: usize = 16 * 1024;
+const READ_CAPACITY: usize = 16 * 1024;
 
-/// How deep arrays and maps may stand within each other.
-const DEPTH_MAX: usize = 128;
+/// Capacity it keeps while nothing comes.
+const IDLE_CAPACITY: usize = 512;
 
 /// What is wrong with bytes of a peer. The connection ends with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,11 +51,13 @@ pub(crate) fn encode<T: Serialize>(message: &T, out: &mut Vec<u8>) {
     try_encode(message, out).expect("our own types encode, into memory, and are bounded");
 }
 
-/// The same for what an application made, which may not encode: then `out` stays as it was.
+/// The same for what an application made, which may not encode, or a peer would refuse: then `out`
+/// stays as it was.
 pub(crate) fn try_encode<T: Serialize>(message: &T, out: &mut Vec<u8>) -> Result<(), FrameError> {
     let start = out.len();
     out.extend_from_slice(&[0; HEADER_LEN]);
-    let encoded = write(message, out).and_then(|()| close(start, out));
+    let written = write(message, out).and_then(|()| check_depth(&out[start + HEADER_LEN..], 0));
+    let encoded = written.and_then(|()| close(start, out));
     if encoded.is_err() {
         out.truncate(start);
     }
@@ -80,31 +84,34 @@ fn close(start: usize, out: &mut [u8]) -> Result<(), FrameError> {
     Ok(())
 }
 
-/// Reads a frame's content as one value, and nothing behind it.
+/// Reads an element of a message as one value, and nothing behind it.
 pub(crate) fn decode<T: DeserializeOwned>(mut body: &[u8]) -> Result<T, FrameError> {
-    let value = take(&mut body)?;
-    if body.is_empty() { Ok(value) } else { Err(FrameError::Malformed("bytes behind the message".to_owned())) }
+    let value = take(&mut body, 1)?;
+    value::end(body)?;
+    Ok(value)
 }
 
-/// Reads one value from the front of `rest`.
-pub(crate) fn take<T: DeserializeOwned>(rest: &mut &[u8]) -> Result<T, FrameError> {
+/// Reads one value from the front of `rest`, which stands within `outer` arrays and maps.
+pub(crate) fn take<T: DeserializeOwned>(rest: &mut &[u8], outer: usize) -> Result<T, FrameError> {
     let mut deserializer = rmp_serde::Deserializer::new(rest);
-    deserializer.set_max_depth(DEPTH_MAX);
+    // It refuses the one with which nothing is left.
+    deserializer.set_max_depth(DEPTH_MAX + 1 - outer);
     T::deserialize(&mut deserializer).map_err(|error| FrameError::Malformed(error.to_string()))
 }
 
 /// Appends one value of an application, without a frame around it, unless a peer would refuse it.
 pub(crate) fn append<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), FrameError> {
     let start = out.len();
-    let mut written = write(value, out);
-    // Each level takes a byte at least: what is short is not deep.
-    if written.is_ok() && out.len() - start > DEPTH_MAX {
-        written = take::<IgnoredAny>(&mut &out[start..]).map(drop);
-    }
+    let written = write(value, out).and_then(|()| check_depth(&out[start..], 1));
     if written.is_err() {
         out.truncate(start);
     }
     written
+}
+
+/// Each level takes a byte at least: what is short is not deep.
+fn check_depth(value: &[u8], outer: usize) -> Result<(), FrameError> {
+    if value.len() + outer > DEPTH_MAX { value::check(value, outer) } else { Ok(()) }
 }
 
 fn write<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), FrameError> {
@@ -138,10 +145,17 @@ impl Decoder {
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
         self.unread.drain(..self.taken);
         self.taken = 0;
-        if self.unread.is_empty() && self.unread.capacity() > IDLE_CAPACITY {
+        if self.unread.is_empty() && self.unread.capacity() > READ_CAPACITY {
             self.unread = Vec::new();
         }
         self.unread.extend_from_slice(bytes);
+    }
+
+    /// Gives back what memory is not needed while nothing comes.
+    pub(crate) fn rest_a_while(&mut self) {
+        if !self.has_part() && self.unread.capacity() > IDLE_CAPACITY {
+            (self.unread, self.taken) = (Vec::new(), 0);
+        }
     }
 
     /// From now on frames have at most `len_max` bytes.

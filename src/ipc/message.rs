@@ -6,8 +6,9 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::envelope::Envelope;
+use super::envelope::{self, Envelope};
 use super::frame::{self, FrameError};
+use super::value;
 
 pub(crate) const REQUEST: u8 = 0;
 pub(crate) const RESPONSE: u8 = 1;
@@ -30,11 +31,50 @@ pub(crate) const LOG: u8 = 16;
 /// The version of `ipc-protocol.md` that is spoken here.
 pub(crate) const PROTOCOL: u32 = 1;
 
+/// The longest frame before the hello, in bytes.
+pub(crate) const GREETING_LEN_MAX: u32 = 4 * 1024;
+
+/// The longest frame from a helper, in bytes, unless its client reads less.
+pub(crate) const ANSWER_LEN_MAX: u32 = 64 * 1024 * 1024;
+
+/// The shortest limit that a client can say: what is said to everybody is shorter.
+pub(crate) const FRAME_LEN_MIN: u32 = 4 * 1024;
+
+/// The longest name in a hello that is kept, in characters.
+const NAME_LEN_MAX: usize = 128;
+
 /// The first message on a connection: who speaks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Hello {
     /// What a log line names as its origin: `worker 0 generation 1`.
     pub(crate) name: String,
+    /// The longest frame that it reads, in bytes.
+    #[serde(default = "Hello::reads_all", skip_serializing_if = "Hello::is_all")]
+    pub(crate) frame_len_max: u32,
+}
+
+impl Hello {
+    /// Who reads whatever a helper may send.
+    pub(crate) fn of(name: &str) -> Self {
+        Self { name: name.to_owned(), frame_len_max: ANSWER_LEN_MAX }
+    }
+
+    fn reads_all() -> u32 {
+        ANSWER_LEN_MAX
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+    fn is_all(frame_len_max: &u32) -> bool {
+        *frame_len_max == ANSWER_LEN_MAX
+    }
+
+    /// Its name, cut to what is kept of it.
+    fn cut(mut self) -> Self {
+        if let Some((end, _)) = self.name.char_indices().nth(NAME_LEN_MAX) {
+            self.name.truncate(end);
+        }
+        self
+    }
 }
 
 /// A helper's answer to [`Hello`]: who it is, and what it takes.
@@ -79,6 +119,8 @@ pub(crate) enum Code {
     Cancelled,
     /// Too much is asked at once; nothing was done.
     Overloaded,
+    /// It was done, and its answer is longer than the client reads.
+    TooLong,
     /// The helper has no such topic.
     NoTopic,
     /// A code of a later version.
@@ -92,7 +134,7 @@ pub(crate) struct LogRecord {
     /// Microseconds since 1970-01-01T00:00:00Z.
     pub(crate) time_us: i64,
     /// 1 error, 2 warn, 3 info, 4 debug, 5 trace.
-    pub(crate) level: u8,
+    pub(crate) level: u32,
     pub(crate) target: String,
     pub(crate) message: String,
 }
@@ -105,8 +147,25 @@ pub(crate) struct Terms {
 
 /// Why a connection takes no more requests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Reason {
+pub(crate) struct GoAway {
+    #[serde(default)]
+    pub(crate) code: GoAwayCode,
+    /// For people.
     pub(crate) reason: String,
+}
+
+/// The same for programs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum GoAwayCode {
+    /// The client has broken a rule: the connection is closed.
+    RuleBroken,
+    /// Its user may not ask: the connection is closed.
+    NotAllowed,
+    /// This process ends: what was asked is answered. A code of a later version means this too.
+    #[default]
+    #[serde(other)]
+    Leaving,
 }
 
 /// `[0, id, method, [params]]`
@@ -157,7 +216,7 @@ pub(crate) fn notification<P: Serialize>(method: &str, params: &P, out: &mut Vec
     frame::try_encode(&(NOTIFICATION, method, (params,)), out)
 }
 
-/// `[3, version, {name}]`
+/// `[3, version, {name, frame_len_max}]`
 pub(crate) fn hello(hello: &Hello, out: &mut Vec<u8>) {
     frame::encode(&(HELLO, PROTOCOL, hello), out);
 }
@@ -187,9 +246,9 @@ pub(crate) fn credit(id: u32, events: u32, out: &mut Vec<u8>) {
     frame::encode(&(CREDIT, id, events), out);
 }
 
-/// `[9, {reason}]`
-pub(crate) fn go_away(reason: &Reason, out: &mut Vec<u8>) {
-    frame::encode(&(GO_AWAY, reason), out);
+/// `[9, {code, reason}]`
+pub(crate) fn go_away(code: GoAwayCode, reason: &str, out: &mut Vec<u8>) {
+    frame::encode(&(GO_AWAY, GoAway { code, reason: reason.to_owned() }), out);
 }
 
 /// `[10, id, topic, {credit}]`
@@ -231,35 +290,74 @@ pub(crate) fn log(sequence: u64, record: &LogRecord, out: &mut Vec<u8>) {
 pub(crate) fn requested(body: &[u8]) -> Result<(u32, &str, &[u8]), FrameError> {
     let (kind, mut envelope) = Envelope::open(body)?;
     expect(kind, REQUEST)?;
-    Ok((envelope.id()?, envelope.text()?, envelope.payload()?))
+    Ok((envelope.id()?, envelope.text()?, arguments(envelope)?))
 }
 
-/// A request's parameters, and its deadline if it has one.
+/// The parameters of a request or a notification, for [`params`].
+pub(crate) fn arguments(envelope: Envelope<'_>) -> Result<&[u8], FrameError> {
+    let params = envelope.payload()?;
+    if value::is_array(params) {
+        return Ok(params);
+    }
+    Err(FrameError::Malformed("params is no array".to_owned()))
+}
+
+/// A request's parameters, and its deadline if it has one. Whoever does not read them with this looks
+/// through them with [`whole`].
 pub(crate) fn params<P: DeserializeOwned>(params: &[u8]) -> Result<(P, Option<u64>), FrameError> {
     let mut rest = params;
     let count = rmp::decode::read_array_len(&mut rest).unwrap_or(0);
     if count == 0 {
         return Err(FrameError::Malformed("params is no array with one argument".to_owned()));
     }
-    // fixmap, map 16, map 32: the MessagePack specification, "map format family". Structs by position
-    // would break on one added field.
-    if !matches!(rest.first(), Some(0x80..=0x8f | 0xde | 0xdf)) {
+    // Structs by position would break on one added field.
+    if !value::is_map(rest) {
         return Err(FrameError::Malformed("the argument is no map: a request has named fields".to_owned()));
     }
-    let payload = frame::take(&mut rest)?;
-    Ok((payload, if count > 1 { frame::take(&mut rest)? } else { None }))
+    let payload = frame::take(&mut rest, 2)?;
+    let deadline = if count > 1 { frame::take(&mut rest, 2)? } else { None };
+    for _ in 2..count {
+        value::take(&mut rest, 2)?;
+    }
+    value::end(rest)?;
+    Ok((payload, deadline))
 }
 
-/// What a response says, with its id.
+/// Whether parameters that were not read are what a message may carry at all.
+pub(crate) fn whole(params: &[u8]) -> Result<(), FrameError> {
+    value::check(params, 1)
+}
+
+/// What a response says: the id of its request, and the result or the error as they are encoded.
+pub(crate) fn responded(mut envelope: Envelope<'_>) -> Result<(u32, Result<&[u8], &[u8]>), FrameError> {
+    let id = envelope.id()?;
+    if envelope.nil()? {
+        return Ok((id, Ok(envelope.value()?)));
+    }
+    let error = envelope.element()?;
+    if !value::is_map(error) {
+        return Err(FrameError::Malformed("an error that is no map".to_owned()));
+    }
+    envelope.value()?;
+    Ok((id, Err(error)))
+}
+
+/// The same, decoded.
 pub(crate) fn outcome<R, E>(body: &[u8]) -> Result<(u32, Result<R, E>), FrameError>
 where
     R: DeserializeOwned,
     E: DeserializeOwned,
 {
-    let (kind, mut envelope) = Envelope::open(body)?;
+    let (kind, envelope) = Envelope::open(body)?;
     expect(kind, RESPONSE)?;
-    let id = envelope.id()?;
-    Ok((id, if envelope.nil()? { Ok(frame::decode(envelope.payload()?)?) } else { Err(error(envelope.payload()?)?) }))
+    let (id, outcome) = responded(envelope)?;
+    Ok((
+        id,
+        match outcome {
+            Ok(result) => Ok(frame::decode(result)?),
+            Err(error) => Err(envelope::named(error)?),
+        },
+    ))
 }
 
 /// The parameter of a notification of this method; `None` for anything else.
@@ -268,16 +366,19 @@ pub(crate) fn notified<P: DeserializeOwned>(body: &[u8], method: &str) -> Result
     if kind != NOTIFICATION || envelope.text()? != method {
         return Ok(None);
     }
-    Ok(Some(params(envelope.payload()?)?.0))
+    Ok(Some(params(arguments(envelope)?)?.0))
 }
 
-/// The error of a response, from its last two elements.
-pub(crate) fn error<E: DeserializeOwned>(mut rest: &[u8]) -> Result<E, FrameError> {
-    let error = frame::take(&mut rest)?;
-    if rest.is_empty() {
-        return Err(FrameError::Malformed("an error without its nil".to_owned()));
+/// Who says hello, in a version that was ever spoken.
+pub(crate) fn greeting(kind: u8, mut envelope: Envelope<'_>) -> Result<Hello, FrameError> {
+    if kind != HELLO {
+        return Err(FrameError::Malformed(format!("a message of kind {kind} before the hello")));
     }
-    Ok(error)
+    // A later version of the same protocol only adds; version 0 was never spoken.
+    if envelope.id()? == 0 {
+        return Err(FrameError::Malformed("version 0 of the protocol".to_owned()));
+    }
+    envelope.map().map(Hello::cut)
 }
 
 /// What a client of the log helper says.
@@ -287,16 +388,15 @@ pub(crate) enum ToLog {
     Record(u64, LogRecord),
 }
 
-/// Reads a message to the log helper.
-pub(crate) fn to_log(body: &[u8]) -> Result<ToLog, FrameError> {
+/// Reads a message to the log helper; the first one is a hello.
+pub(crate) fn to_log(body: &[u8], is_greeted: bool) -> Result<ToLog, FrameError> {
     let (kind, mut envelope) = Envelope::open(body)?;
     match kind {
-        HELLO => {
-            let _version = envelope.id()?;
-            Ok(ToLog::Hello(frame::decode(envelope.payload()?)?))
+        LOG if is_greeted => Ok(ToLog::Record(envelope.number()?, envelope.map()?)),
+        kind if kind != HELLO && is_greeted => {
+            Err(FrameError::Malformed(format!("a message of kind {kind}, which the log does not take")))
         }
-        LOG => Ok(ToLog::Record(envelope.number()?, frame::decode(envelope.payload()?)?)),
-        _ => Err(FrameError::Malformed("neither hello nor log".to_owned())),
+        kind => greeting(kind, envelope).map(ToLog::Hello),
     }
 }
 
@@ -312,7 +412,9 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::contract::control::{Nothing, Refusal, Restart, Scale};
+    use crate::contract::control::{
+        NO_REQUEST, Nothing, PROGRESS, RELOAD, RESTART, Refusal, Reloaded, Restart, SCALE, STATUS, STOP, Scale, Step,
+    };
     use crate::error::Exit;
     use crate::ipc::callee::{Callee, Limits};
     use crate::ipc::caller::Caller;
@@ -336,15 +438,117 @@ mod tests {
 
     /// All examples, in the page's order.
     fn ours() -> Vec<Example> {
-        [ours_to_the_master(), ours_to_a_helper(), ours_of_subscriptions()].concat()
+        [ours_to_a_helper(), ours_of_subscriptions(), ours_of_the_end(), ours_to_the_master()].concat()
+    }
+
+    fn ours_to_a_helper() -> Vec<Example> {
+        let greeting = Welcome {
+            name: "helper nest generation 1".to_owned(),
+            version: "1.0".to_owned(),
+            frame_len_max: 16_777_216,
+            requests_max: 1024,
+            subscriptions_max: 4096,
+        };
+        let display = Hello { frame_len_max: 65_536, ..Hello::of("a display") };
+        let no_method = Failure { code: Code::NoMethod, message: "there is no such method".to_owned() };
+        let until = |out: &mut Vec<u8>| request_until(7, "add", &Add { by: 3 }, 60_000, out).expect("encodes");
+        vec![
+            (
+                "hello",
+                written(&|out| hello(&Hello::of("worker 0 generation 1"), out)),
+                json!([3, 1, {"name": "worker 0 generation 1"}]),
+            ),
+            (
+                "hello_short",
+                written(&|out| hello(&display, out)),
+                json!([3, 1, {"name": "a display", "frame_len_max": 65_536}]),
+            ),
+            (
+                "welcome",
+                written(&|out| welcome(&greeting, out)),
+                json!([4, 1, {"name": "helper nest generation 1", "version": "1.0", "frame_len_max": 16_777_216, "requests_max": 1024, "subscriptions_max": 4096}]),
+            ),
+            ("ping", frame_of(&(PING, 1)), json!([5, 1])),
+            ("pong", written(&|out| pong(1, out)), json!([6, 1])),
+            ("request", written(&until), json!([0, 7, "add", [{"by": 3}, 60_000]])),
+            ("result", written(&|out| response(7, &Ok::<_, ()>(10), out)), json!([1, 7, null, 10])),
+            (
+                "error",
+                written(&|out| response(7, &Err::<(), _>(no_method.clone()), out)),
+                json!([1, 7, {"code": "no_method", "message": "there is no such method"}, null]),
+            ),
+            ("cancel", written(&|out| cancel(7, out)), json!([7, 7])),
+            (
+                "notification",
+                written(&|out| notification("add", &Add { by: 3 }, out).expect("encodes")),
+                json!([2, "add", [{"by": 3}]]),
+            ),
+        ]
+    }
+
+    fn ours_of_subscriptions() -> Vec<Example> {
+        let no_topic = Failure { code: Code::NoTopic, message: "no such topic".to_owned() };
+        vec![
+            (
+                "subscribe",
+                written(&|out| subscribe(1, "events", Terms { credit: 256 }, out)),
+                json!([10, 1, "events", {"credit": 256}]),
+            ),
+            ("credit", written(&|out| credit(1, 64, out)), json!([8, 1, 64])),
+            (
+                "snapshot",
+                written(&|out| snapshot(1, 1_700_000_000_000, 41, &[0x91, 0x0a], out)),
+                json!([11, 1, 1_700_000_000_000_u64, 41, [10]]),
+            ),
+            ("event", written(&|out| event(1, 42, &[0x0d], out)), json!([12, 1, 42, 13])),
+            ("resync", written(&|out| resync(1, 12, out)), json!([13, 1, 12])),
+            ("unsubscribe", written(&|out| unsubscribe(1, out)), json!([14, 1])),
+            (
+                "end",
+                written(&|out| end(1, &no_topic, out)),
+                json!([15, 1, {"code": "no_topic", "message": "no such topic"}]),
+            ),
+        ]
+    }
+
+    fn ours_of_the_end() -> Vec<Example> {
+        let again = "request 7 is not answered yet and comes again";
+        let record = LogRecord {
+            time_us: 1_700_000_000_000_000,
+            level: 3,
+            target: "app".to_owned(),
+            message: "ready".to_owned(),
+        };
+        vec![
+            (
+                "go_away",
+                written(&|out| go_away(GoAwayCode::Leaving, "the helper ends", out)),
+                json!([9, {"code": "leaving", "reason": "the helper ends"}]),
+            ),
+            (
+                "go_away_rule_broken",
+                written(&|out| go_away(GoAwayCode::RuleBroken, again, out)),
+                json!([9, {"code": "rule_broken", "reason": again}]),
+            ),
+            (
+                "log",
+                written(&|out| log(1, &record, out)),
+                json!([16, 1, {"time_us": 1_700_000_000_000_000_u64, "level": 3, "target": "app", "message": "ready"}]),
+            ),
+        ]
     }
 
     fn ours_to_the_master() -> Vec<Example> {
-        let refusal = Refusal::new(Exit::Busy, "stopping".to_owned());
+        let step = Step { text: "workers ready 2 of 3".to_owned() };
+        let reloaded = Reloaded { generation: 2, kept: vec!["nest 1.0".to_owned()], took_ms: 1042, notes: Vec::new() };
+        let busy = Refusal::new(Exit::Busy, "stopping".to_owned());
+        let stranger = Refusal::may_not_ask(1000);
+        let reason = &stranger.reason;
         vec![
+            ("status", written(&|out| request(4, STATUS, &Nothing {}, out)), json!([0, 4, "status", [{}]])),
             (
                 "scale",
-                written(&|out| request(1, "scale", &Scale { workers: 3 }, out)),
+                written(&|out| request(1, SCALE, &Scale { workers: 3 }, out)),
                 json!([0, 1, "scale", [{"workers": 3}]]),
             ),
             (
@@ -354,88 +558,30 @@ mod tests {
             ),
             (
                 "restart",
-                written(&|out| request(3, "restart", &Restart { helper: "nest".to_owned() }, out)),
+                written(&|out| request(3, RESTART, &Restart { helper: "nest".to_owned() }, out)),
                 json!([0, 3, "restart", [{"helper": "nest"}]]),
             ),
-            ("stop", written(&|out| request(2, "stop", &Nothing {}, out)), json!([0, 2, "stop", [{}]])),
+            ("reload", written(&|out| request(5, RELOAD, &Nothing {}, out)), json!([0, 5, "reload", [{}]])),
+            (
+                "progress",
+                written(&|out| notification(PROGRESS, &step, out).expect("encodes")),
+                json!([2, "progress", [{"text": "workers ready 2 of 3"}]]),
+            ),
+            (
+                "reloaded",
+                written(&|out| response(5, &Ok::<_, Refusal>(&reloaded), out)),
+                json!([1, 5, null, {"generation": 2, "kept": ["nest 1.0"], "took_ms": 1042, "notes": []}]),
+            ),
+            ("stop", written(&|out| request(2, STOP, &Nothing {}, out)), json!([0, 2, "stop", [{}]])),
             (
                 "refused",
-                written(&|out| response(2, &Err::<Nothing, _>(refusal.clone()), out)),
+                written(&|out| response(2, &Err::<Nothing, _>(&busy), out)),
                 json!([1, 2, {"exit": 75, "reason": "stopping"}, null]),
             ),
-        ]
-    }
-
-    fn ours_to_a_helper() -> Vec<Example> {
-        let name = Hello { name: "worker 0 generation 1".to_owned() };
-        let greeting = Welcome {
-            name: "helper nest generation 1".to_owned(),
-            version: "1.0".to_owned(),
-            frame_len_max: 16_777_216,
-            requests_max: 1024,
-            subscriptions_max: 64,
-        };
-        let no_method = Failure { code: Code::NoMethod, message: "there is no such method".to_owned() };
-        let until = |out: &mut Vec<u8>| request_until(7, "add", &Add { by: 3 }, 60_000, out).expect("encodes");
-        vec![
-            ("hello", written(&|out| hello(&name, out)), json!([3, 1, {"name": "worker 0 generation 1"}])),
             (
-                "welcome",
-                written(&|out| welcome(&greeting, out)),
-                json!([4, 1, {"name": "helper nest generation 1", "version": "1.0", "frame_len_max": 16_777_216, "requests_max": 1024, "subscriptions_max": 64}]),
-            ),
-            ("request", written(&until), json!([0, 7, "add", [{"by": 3}, 60_000]])),
-            ("result", written(&|out| response(7, &Ok::<_, ()>(10), out)), json!([1, 7, null, 10])),
-            (
-                "error",
-                written(&|out| response(7, &Err::<(), _>(no_method.clone()), out)),
-                json!([1, 7, {"code": "no_method", "message": "there is no such method"}, null]),
-            ),
-            (
-                "notification",
-                written(&|out| notification("add", &Add { by: 3 }, out).expect("encodes")),
-                json!([2, "add", [{"by": 3}]]),
-            ),
-            ("cancel", written(&|out| cancel(7, out)), json!([7, 7])),
-        ]
-    }
-
-    fn ours_of_subscriptions() -> Vec<Example> {
-        let no_topic = Failure { code: Code::NoTopic, message: "no such topic".to_owned() };
-        let ends = Reason { reason: "the helper ends".to_owned() };
-        let record = LogRecord {
-            time_us: 1_700_000_000_000_000,
-            level: 3,
-            target: "app".to_owned(),
-            message: "ready".to_owned(),
-        };
-        vec![
-            (
-                "subscribe",
-                written(&|out| subscribe(1, "events", Terms { credit: 256 }, out)),
-                json!([10, 1, "events", {"credit": 256}]),
-            ),
-            (
-                "snapshot",
-                written(&|out| snapshot(1, 1_700_000_000_000, 41, &[0x91, 0x0a], out)),
-                json!([11, 1, 1_700_000_000_000_u64, 41, [10]]),
-            ),
-            ("event", written(&|out| event(1, 42, &[0x0d], out)), json!([12, 1, 42, 13])),
-            ("credit", written(&|out| credit(1, 64, out)), json!([8, 1, 64])),
-            ("resync", written(&|out| resync(1, 12, out)), json!([13, 1, 12])),
-            ("unsubscribe", written(&|out| unsubscribe(1, out)), json!([14, 1])),
-            (
-                "end",
-                written(&|out| end(1, &no_topic, out)),
-                json!([15, 1, {"code": "no_topic", "message": "no such topic"}]),
-            ),
-            ("go_away", written(&|out| go_away(&ends, out)), json!([9, {"reason": "the helper ends"}])),
-            ("ping", frame_of(&(PING, 1)), json!([5, 1])),
-            ("pong", written(&|out| pong(1, out)), json!([6, 1])),
-            (
-                "log",
-                written(&|out| log(1, &record, out)),
-                json!([16, 1, {"time_us": 1_700_000_000_000_000_u64, "level": 3, "target": "app", "message": "ready"}]),
+                "not_allowed",
+                written(&|out| response(NO_REQUEST, &Err::<Nothing, _>(&stranger), out)),
+                json!([1, 0, {"exit": 77, "reason": reason}, null]),
             ),
         ]
     }
@@ -475,37 +621,50 @@ mod tests {
     fn every_example_is_understood_by_whom_it_is_for() {
         let limits = Limits { frame_len_max: 1 << 20, requests_max: 9, subscriptions_max: 9 };
         let (mut callee, mut caller) = (Callee::<()>::new(limits), Caller::new("test"));
-        let mut read = 0;
         for (name, bytes) in shown() {
             let body = &bytes[frame::HEADER_LEN..];
-            match name {
-                "scale" => {
-                    let (id, method, arguments) = requested(body).expect(name);
-                    assert_eq!((id, method), (1, "scale"));
-                    assert_eq!(
-                        params::<Scale>(arguments).map(|(scale, deadline)| (scale.workers, deadline)),
-                        Ok((3, None))
-                    );
+            let (kind, _) = Envelope::open(body).expect(name);
+            match (name, kind) {
+                ("status" | "scale" | "restart" | "reload" | "stop", _) => {
+                    let (_, method, arguments) = requested(body).expect(name);
+                    let is_understood = match method {
+                        SCALE => params::<Scale>(arguments).is_ok_and(|(scale, _)| scale.workers == 3),
+                        RESTART => params::<Restart>(arguments).is_ok_and(|(restart, _)| restart.helper == "nest"),
+                        _ => params::<Nothing>(arguments).is_ok(),
+                    };
+                    assert!(method == name && is_understood, "{name}");
                 }
-                "restart" | "stop" => assert!(requested(body).is_ok_and(|(_, method, _)| method == name)),
-                "scaled" => assert!(matches!(outcome::<Scale, Refusal>(body), Ok((1, Ok(Scale { workers: 3 }))))),
-                "refused" => {
-                    assert!(matches!(outcome::<Nothing, Refusal>(body), Ok((2, Err(Refusal { exit: 75, .. })))))
+                ("scaled", _) => assert!(matches!(outcome::<Scale, Refusal>(body), Ok((1, Ok(Scale { workers: 3 }))))),
+                ("reloaded", _) => {
+                    assert!(matches!(outcome::<Reloaded, Refusal>(body), Ok((5, Ok(Reloaded { took_ms: 1042, .. })))));
                 }
-                "log" => assert!(matches!(to_log(body), Ok(ToLog::Record(1, _)))),
-                "hello" | "request" | "notification" | "cancel" | "ping" | "subscribe" | "credit" | "unsubscribe" => {
+                ("progress", _) => assert!(matches!(notified::<Step>(body, PROGRESS), Ok(Some(_)))),
+                ("refused", _) => {
+                    assert!(matches!(outcome::<Nothing, Refusal>(body), Ok((2, Err(Refusal { exit: 75, .. })))));
+                }
+                ("not_allowed", _) => {
+                    assert!(matches!(outcome::<Nothing, Refusal>(body), Ok((0, Err(Refusal { exit: 77, .. })))));
+                }
+                ("log", _) => assert!(matches!(to_log(body, true), Ok(ToLog::Record(1, _)))),
+                ("hello_short", _) => {
+                    assert!(matches!(to_log(body, false), Ok(ToLog::Hello(Hello { frame_len_max: 65_536, .. }))));
+                }
+                (_, HELLO | REQUEST | NOTIFICATION | CANCEL | SUBSCRIBE | CREDIT | UNSUBSCRIBE) => {
                     callee.feed(&bytes);
                     assert!(callee.next().is_ok_and(|asked| asked.is_some()), "{name}");
-                    read += 1;
+                }
+                (_, PING | PONG) => {
+                    callee.feed(&bytes);
+                    caller.feed(&bytes);
+                    assert!(callee.next().is_ok_and(|asked| asked.is_some()), "{name}");
+                    assert!(caller.next().is_ok_and(|told| told.is_some()), "{name}");
                 }
                 _ => {
                     caller.feed(&bytes);
                     assert!(caller.next().is_ok_and(|told| told.is_some()), "{name}");
-                    read += 1;
                 }
             }
         }
-        assert_eq!(read, 17);
     }
 
     #[test]
@@ -516,10 +675,54 @@ mod tests {
             name: &'static str,
         }
         let out = frame_of(&(HELLO, 2, Later { colour: "blue", name: "hub" }));
-        let read = to_log(&out[frame::HEADER_LEN..]);
-        assert_eq!(read, Ok(ToLog::Hello(Hello { name: "hub".to_owned() })));
+        let read = to_log(&out[frame::HEADER_LEN..], false);
+        assert_eq!(read, Ok(ToLog::Hello(Hello::of("hub"))));
         let out = frame_of(&(HELLO, 2, Nothing {}));
-        assert!(to_log(&out[frame::HEADER_LEN..]).is_err());
+        assert!(to_log(&out[frame::HEADER_LEN..], false).is_err());
+    }
+
+    #[test]
+    fn a_go_away_of_another_version_means_leaving() {
+        for more in [json!({"reason": "x"}), json!({"code": "for_tea", "reason": "x", "until": 5})] {
+            let body = rmp_serde::to_vec(&(GO_AWAY, more)).expect("encode");
+            let (_, envelope) = Envelope::open(&body).expect("an array");
+            assert_eq!(envelope.map(), Ok(GoAway { code: GoAwayCode::Leaving, reason: "x".to_owned() }));
+        }
+    }
+
+    #[test]
+    fn the_log_is_told_a_hello_first_and_nothing_but_records_after_it() {
+        let record = LogRecord { time_us: 1, level: 3, target: String::new(), message: String::new() };
+        let table = [
+            (frame_of(&(HELLO, 1, Hello::of("hub"))), None, None),
+            (frame_of(&(HELLO, 0, Hello::of("hub"))), Some("version 0"), Some("version 0")),
+            (frame_of(&(LOG, 1, &record)), Some("kind 16 before the hello"), None),
+            (frame_of(&(PING, 1)), Some("kind 5 before the hello"), Some("kind 5, which the log")),
+            (frame_of(&(LOG, 1, "x")), Some("before the hello"), Some("no map")),
+        ];
+        for (bytes, before, after) in table {
+            for (is_greeted, wrong) in [(false, before), (true, after)] {
+                let said = to_log(&bytes[frame::HEADER_LEN..], is_greeted).err().map(|error| error.to_string());
+                assert!(said.as_deref().map_or("", |said| said).contains(wrong.unwrap_or("")), "{said:?} {wrong:?}");
+                assert_eq!(said.is_some(), wrong.is_some(), "{said:?} {wrong:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_behind_params_are_refused_and_elements_of_a_later_version_are_not() {
+        let read = |bytes: &[u8]| params::<Nothing>(bytes).map(|(Nothing {}, deadline)| deadline);
+        let later = rmp_serde::to_vec(&(json!({}), 5, "later", [1])).expect("encode");
+        assert_eq!((read(&[0x91, 0x80]), read(&[0x92, 0x80, 0xc0]), read(&later)), (Ok(None), Ok(None), Ok(Some(5))));
+        for bytes in [&[0x91, 0x80, 7][..], &[0x92, 0x80, 5, 7], &[&later[..], &[7]].concat(), &[0x92, 0x80], &[0x90]] {
+            assert!(read(bytes).is_err(), "{bytes:x?}");
+        }
+        // The frame's array and that of the parameters are two of the 128.
+        for (depth, is_read) in [(125, true), (126, false)] {
+            let tower = (0..depth).fold(json!(1), |inner, _| json!([inner]));
+            let bytes = rmp_serde::to_vec(&(json!({"ignored": tower}),)).expect("encode");
+            assert_eq!((read(&bytes).is_ok(), whole(&bytes).is_ok()), (is_read, is_read), "{depth}");
+        }
     }
 
     /// Releases mix during a reload: what one adds, reorders or does not know yet, the other reads.
@@ -557,7 +760,8 @@ mod tests {
             for cut in 0..body.len() {
                 assert!(frame::decode::<Value>(&body[..cut]).is_err(), "{name} cut at {cut}");
                 assert!(outcome::<Scale, Refusal>(&body[..cut]).is_err(), "{name} cut at {cut}");
-                assert!(to_log(&body[..cut]).is_err(), "{name} cut at {cut}");
+                assert!(to_log(&body[..cut], false).is_err(), "{name} cut at {cut}");
+                assert!(to_log(&body[..cut], true).is_err(), "{name} cut at {cut}");
             }
         }
     }

@@ -6,7 +6,10 @@
 pub(crate) mod callee;
 pub(crate) mod caller;
 pub(crate) mod channel;
+pub(crate) mod course;
 pub(crate) mod envelope;
 pub(crate) mod frame;
 pub(crate) mod message;
+pub(crate) mod outgoing;
 pub(crate) mod peer;
+pub(crate) mod value;

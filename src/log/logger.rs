@@ -53,7 +53,7 @@ pub(crate) fn to_console(filter: &str) {
 
 /// Logs to the log helper behind `socket` from now on, under `name`.
 pub(crate) fn to_helper(filter: &str, socket: &Path, name: String) {
-    install(filter, Sink::Helper(Sender::new(socket.to_owned(), &Hello { name })));
+    install(filter, Sink::Helper(Sender::new(socket.to_owned(), &Hello::of(&name))));
 }
 
 /// Logs what this filter wants from now on, to where it goes.
@@ -118,7 +118,7 @@ impl Logger {
         let Sink::Helper(sender) = &mut *sink else { return };
         sender.push(LogRecord {
             time_us: now_us(),
-            level: record.level() as u8,
+            level: record.level() as u32,
             target: record.target().chars().take(TARGET_LEN_MAX).collect(),
             message: message.to_owned(),
         });

@@ -81,7 +81,7 @@ impl Sender {
         let dropped = std::mem::take(&mut self.dropped);
         self.append(LogRecord {
             time_us: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64),
-            level: log::Level::Warn as u8,
+            level: log::Level::Warn as u32,
             target: "forebay".to_owned(),
             message: format!("{dropped} records lost here: the log helper does not keep up"),
         });
@@ -140,7 +140,7 @@ impl Sender {
         decoder.feed(&self.unsent);
         let mut console = std::io::stderr().lock();
         while let Ok(Some(body)) = decoder.next() {
-            if let Ok(message::ToLog::Record(_, record)) = message::to_log(body) {
+            if let Ok(message::ToLog::Record(_, record)) = message::to_log(body, true) {
                 let _ = writeln!(console, "{}: {}", record.target, record.message.escape_debug());
             }
         }
@@ -224,7 +224,7 @@ mod tests {
         decoder.feed(bytes);
         let mut seen = Vec::new();
         while let Ok(Some(body)) = decoder.next() {
-            if let ToLog::Record(sequence, _) = message::to_log(body).expect("ours") {
+            if let ToLog::Record(sequence, _) = message::to_log(body, true).expect("ours") {
                 seen.push(sequence);
             }
         }
@@ -236,7 +236,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("directory");
         let path = directory.path().join("log.sock");
         let listener = UnixListener::bind(&path).expect("bind");
-        let mut sender = Sender::new(path.clone(), &Hello { name: "test".to_owned() });
+        let mut sender = Sender::new(path.clone(), &Hello::of("test"));
         (0..40).for_each(|_| sender.push(record("x".repeat(32 * 1024))));
         sender.flush();
         assert!(!sender.is_idle(), "more than a socket takes");
@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_counted_in_its_place() {
         let directory = tempfile::tempdir().expect("directory");
-        let mut sender = Sender::new(directory.path().join("nobody"), &Hello { name: "test".to_owned() });
+        let mut sender = Sender::new(directory.path().join("nobody"), &Hello::of("test"));
         (0..200).for_each(|_| sender.push(record("x".repeat(32 * 1024))));
         assert!(sender.dropped > 0 && sender.unsent.len() <= UNSENT_MAX + 64);
         let dropped = sender.dropped;
@@ -271,7 +271,8 @@ mod tests {
         sender.push(record("next".to_owned()));
         let mut decoder = Decoder::new(u32::MAX);
         decoder.feed(&sender.unsent);
-        let ToLog::Record(_, note) = message::to_log(decoder.next().expect("frame").expect("whole")).expect("ours")
+        let ToLog::Record(_, note) =
+            message::to_log(decoder.next().expect("frame").expect("whole"), true).expect("ours")
         else {
             panic!("no record");
         };

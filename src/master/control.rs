@@ -13,7 +13,6 @@ use mio::{Interest, Registry, Token};
 
 use super::spare::Spare;
 use crate::contract::control::{CONTROL_LEN_MAX, NO_REQUEST, Nothing, PROGRESS, Refusal, Step};
-use crate::error::Exit;
 use crate::ipc::frame::Decoder;
 use crate::ipc::{message, peer};
 
@@ -309,8 +308,7 @@ impl ControlServer {
 }
 
 fn refuse(mut stream: UnixStream, uid: u32) {
-    let reason = format!("uid {uid} may not control this daemon: root, its own user and `control_uids` may");
-    let refusal = Refusal::new(Exit::NoPermission, reason);
+    let refusal = Refusal::may_not_ask(uid);
     let mut answer = Vec::new();
     message::response(NO_REQUEST, &Err::<Nothing, _>(refusal), &mut answer);
     // It fits the socket's buffer, or its reader is gone.

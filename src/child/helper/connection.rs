@@ -1,6 +1,8 @@
 //! One connection of a helper: reads what is asked, lets it run beside everything else, and
 //! writes the answers.
 
+mod owing;
+
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
@@ -15,24 +17,22 @@ use tokio::net::UnixStream;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, Sleep};
 
+use self::owing::{Owed, Owing};
 use super::server::Desk;
 use crate::app::declare::{LocalFuture, Unanswerable};
 use crate::child::life::record;
 use crate::contract::time::monotonic_ms;
 use crate::ipc::callee::{Asked, Callee, Limits, Violation};
-use crate::ipc::message::Code;
+use crate::ipc::message::{self, Code, GoAwayCode};
 
 /// What one connection may have.
 const LIMITS: Limits = Limits { frame_len_max: 16 * 1024 * 1024, requests_max: 1024, subscriptions_max: 4096 };
 
-/// How long a peer may owe its hello, the rest of a frame, or the reading of what was sent.
-const OWING_MAX: Duration = Duration::from_secs(10);
-
-/// How long a connection without open requests lasts once everyone shall leave.
+/// How long a connection lasts after its last answer once everyone shall leave.
 const LEAVING_GRACE: Duration = Duration::from_secs(1);
 
 /// Bytes read at once.
-const READ_LEN: usize = 64 * 1024;
+pub(super) const READ_LEN: usize = 64 * 1024;
 
 /// What the task of a connection and the tasks of its requests share.
 pub(super) struct Connection {
@@ -86,65 +86,55 @@ impl Connection {
     }
 }
 
-/// Serves a connection to its end; the error is why it was cut.
+/// Serves a connection to its end; the error is why it was cut, which its peer was told.
 pub(super) async fn serve(stream: UnixStream, connection: &Rc<Connection>, desk: &Rc<Desk>) -> Result<(), Violation> {
-    let serving = Serving {
-        stream,
-        connection: connection.clone(),
-        desk: desk.clone(),
-        writing: Vec::new(),
-        written: 0,
-        buffer: vec![0; READ_LEN].into_boxed_slice(),
-        owing: None,
-    };
-    let mut serving = std::pin::pin!(serving);
+    let (connection, desk) = (connection.clone(), desk.clone());
     let mut closing = desk.closing.subscribe();
+    let owing = Owing::default();
+    let mut serving = Serving { stream, connection, desk, owing, is_leaving: false, grace: None };
     tokio::select! {
-        result = serving.as_mut() => return result,
+        result = &mut serving => return result,
         // The sender lives as long as the helper.
-        _ = closing.wait_for(|closing| *closing) => connection.callee.borrow_mut().go_away("the helper ends"),
+        _ = closing.wait_for(|closing| *closing) => {}
     }
-    loop {
-        // The peer hangs up when it has all its answers; one that does not is not waited for.
-        match tokio::time::timeout(LEAVING_GRACE, serving.as_mut()).await {
-            Ok(result) => return result,
-            Err(_) if connection.callee.borrow().unanswered() == 0 => return Ok(()),
-            Err(_) => {}
-        }
-    }
+    serving.connection.callee.borrow_mut().go_away(GoAwayCode::Leaving, "the helper ends");
+    serving.is_leaving = true;
+    serving.await
 }
 
 struct Serving {
     stream: UnixStream,
     connection: Rc<Connection>,
     desk: Rc<Desk>,
-    writing: Vec<u8>,
-    written: usize,
-    buffer: Box<[u8]>,
-    /// Runs while the peer owes something.
-    owing: Option<Pin<Box<Sleep>>>,
+    owing: Owing,
+    /// Whether the peer was asked to leave.
+    is_leaving: bool,
+    /// Runs then while it has all its answers.
+    grace: Option<Pin<Box<Sleep>>>,
 }
 
 impl Serving {
     /// Writes until nothing is left, or the socket takes no more.
     fn write(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            if self.written == self.writing.len() {
-                self.writing.clear();
-                self.written = 0;
-                self.give_snapshots();
-                std::mem::swap(&mut self.writing, self.connection.callee.borrow_mut().unsent());
-                if self.writing.is_empty() {
-                    return Poll::Ready(Ok(()));
-                }
+            self.give_snapshots();
+            ready!(self.write_unsent(context))?;
+            if !self.connection.callee.borrow().wants_snapshot() {
+                return Poll::Ready(Ok(()));
             }
-            let rest = &self.writing[self.written..];
-            match ready!(Pin::new(&mut self.stream).poll_write(context, rest)) {
-                Ok(count) => self.written += count,
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-            self.owing = None;
         }
+    }
+
+    fn write_unsent(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut callee = self.connection.callee.borrow_mut();
+        let unsent = callee.unsent();
+        while !unsent.is_empty() {
+            let count = ready!(Pin::new(&mut self.stream).poll_write(context, unsent.rest()))?;
+            unsent.wrote(count);
+            self.owing.has_read();
+            self.grace = None;
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn give_snapshots(&self) {
@@ -161,24 +151,44 @@ impl Serving {
         }
     }
 
-    /// Does what is asked in the bytes read so far.
+    /// Reads once, and takes in what came. False: the peer has closed the connection.
+    fn read(&mut self, context: &mut Context<'_>) -> Poll<bool> {
+        // Shared with all other connections: nobody reads while another one does.
+        let mut buffer = self.desk.buffer.borrow_mut();
+        let mut buffer = ReadBuf::new(&mut buffer);
+        // A peer that is gone is no fault of its own.
+        let is_open = ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer)).is_ok();
+        let came = buffer.filled();
+        if !is_open || came.is_empty() {
+            return Poll::Ready(false);
+        }
+        self.connection.callee.borrow_mut().feed(came);
+        self.owing.has_spoken();
+        Poll::Ready(true)
+    }
+
+    /// Does what is asked in the bytes read so far, until the peer has too much to read.
     fn answer(&self, context: &mut Context<'_>) -> Result<(), Violation> {
-        let now_ms = monotonic_ms();
         let Desk { name, version, .. } = &*self.desk;
+        let mut now_ms = None;
         loop {
             let mut callee = self.connection.callee.borrow_mut();
+            callee.check_what_is_unread()?;
+            if callee.is_full() {
+                return Ok(());
+            }
             match callee.next()? {
                 None => return Ok(()),
                 Some(Asked::Nothing) => {}
                 Some(Asked::Hello) => callee.welcome(name, version),
                 Some(Asked::Request { id, method, params }) => {
-                    let begun = self.call(method, params, now_ms);
+                    let begun = self.call(method, params, *now_ms.get_or_insert_with(monotonic_ms))?;
                     // Before the request runs: it may publish, on this connection too.
                     drop(callee);
                     self.begin(id, begun, context);
                 }
                 Some(Asked::Notification { method, params }) => {
-                    let begun = self.call(method, params, now_ms);
+                    let begun = self.call(method, params, *now_ms.get_or_insert_with(monotonic_ms))?;
                     drop(callee);
                     match begun {
                         Ok(notification) => self.connection.run(notification),
@@ -195,13 +205,19 @@ impl Serving {
     }
 
     /// Reads a request; whatever panics in the application's types is this request's fault.
-    fn call(&self, method: &str, params: &[u8], now_ms: u64) -> Result<LocalFuture<Vec<u8>>, Unanswerable> {
+    fn call(&self, method: &str, params: &[u8], now_ms: u64) -> Result<Begun, Violation> {
         let singleton = self.desk.singleton.clone();
-        catch_unwind(AssertUnwindSafe(|| singleton.call(method, params, now_ms))).unwrap_or(Err(Unanswerable::Panicked))
+        let begun = catch_unwind(AssertUnwindSafe(|| singleton.call(method, params, now_ms)));
+        let begun = begun.unwrap_or(Err(Unanswerable::Panicked));
+        if begun.is_err() {
+            // Nobody has seen their end yet: no request is refused that is none.
+            message::whole(params)?;
+        }
+        Ok(begun)
     }
 
     /// Runs a request as far as it goes at once; what then waits gets a task of its own.
-    fn begin(&self, id: u32, begun: Result<LocalFuture<Vec<u8>>, Unanswerable>, context: &mut Context<'_>) {
+    fn begin(&self, id: u32, begun: Begun, context: &mut Context<'_>) {
         if let Some(record) = record() {
             record.count_request();
         }
@@ -229,29 +245,57 @@ impl Serving {
         connection.callee.borrow_mut().keep(id, task.abort_handle());
     }
 
+    /// Goes on until the peer has to do something. True: the connection is over.
+    fn turn(&mut self, context: &mut Context<'_>) -> Result<bool, Violation> {
+        loop {
+            // Whoever is gone is no fault of its own.
+            if let Poll::Ready(Err(_)) = self.write(context) {
+                return Ok(true);
+            }
+            self.answer(context)?;
+            // Whoever does not read what was sent is not read from.
+            if self.connection.callee.borrow().is_full() {
+                // What was just answered may be written.
+                if self.write(context).is_pending() {
+                    break;
+                }
+                continue;
+            }
+            match self.read(context) {
+                Poll::Pending => break,
+                Poll::Ready(true) => {}
+                Poll::Ready(false) => return Ok(true),
+            }
+        }
+        self.check_what_is_owed(context)?;
+        Ok(self.has_left(context))
+    }
+
     /// Bounds the time for which the peer owes something.
     fn check_what_is_owed(&mut self, context: &mut Context<'_>) -> Result<(), Violation> {
-        let owed = {
-            let callee = self.connection.callee.borrow();
-            if callee.peer().is_none() {
-                Some("no hello")
-            } else if callee.is_in_a_frame() {
-                Some("half a frame, and nothing")
-            } else if self.written < self.writing.len() {
-                Some("it reads nothing")
-            } else {
-                None
-            }
+        let mut callee = self.connection.callee.borrow_mut();
+        callee.check_what_is_unread()?;
+        callee.rest_a_while();
+        let owed = Owed {
+            hello: callee.peer().is_none(),
+            frame: callee.peer().is_some() && callee.is_in_a_frame() && !callee.is_full(),
+            reading: !callee.unsent().is_empty(),
         };
-        let Some(owed) = owed else {
-            self.owing = None;
-            return Ok(());
-        };
-        let limit = || Box::pin(tokio::time::sleep_until(Instant::now() + OWING_MAX));
-        match self.owing.get_or_insert_with(limit).as_mut().poll(context) {
+        match self.owing.poll(owed, context) {
             Poll::Pending => Ok(()),
-            Poll::Ready(()) => Err(Violation(format!("{owed} for {} s", OWING_MAX.as_secs()))),
+            Poll::Ready(why) => Err(Violation(why)),
         }
+    }
+
+    /// Whether the peer, which was asked to leave, had its time for it after its last answer.
+    fn has_left(&mut self, context: &mut Context<'_>) -> bool {
+        let mut callee = self.connection.callee.borrow_mut();
+        if !self.is_leaving || callee.unanswered() > 0 || !callee.unsent().is_empty() {
+            self.grace = None;
+            return false;
+        }
+        let limit = || Box::pin(tokio::time::sleep_until(Instant::now() + LEAVING_GRACE));
+        self.grace.get_or_insert_with(limit).as_mut().poll(context).is_ready()
     }
 }
 
@@ -261,29 +305,21 @@ impl Future for Serving {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         *this.connection.waker.borrow_mut() = Some(context.waker().clone());
-        loop {
-            // A peer that is gone is no fault of its own.
-            if let Poll::Ready(Err(_)) = this.write(context) {
-                return Poll::Ready(Ok(()));
+        match this.turn(context) {
+            Ok(true) => Poll::Ready(Ok(())),
+            Ok(false) => Poll::Pending,
+            Err(why) => {
+                this.connection.callee.borrow_mut().go_away(GoAwayCode::RuleBroken, &why.0);
+                // What the socket takes: nobody waits for a peer that breaks rules.
+                let _ = this.write_unsent(context);
+                Poll::Ready(Err(why))
             }
-            // Whoever does not read what was sent is not read from.
-            if this.connection.callee.borrow_mut().is_full() {
-                break;
-            }
-            let mut buffer = ReadBuf::new(&mut this.buffer);
-            match Pin::new(&mut this.stream).poll_read(context, &mut buffer) {
-                Poll::Pending => break,
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
-                Poll::Ready(Ok(()) | Err(_)) => return Poll::Ready(Ok(())),
-            }
-            this.connection.callee.borrow_mut().feed(buffer.filled());
-            this.owing = None;
-            this.answer(context)?;
         }
-        this.check_what_is_owed(context)?;
-        Poll::Pending
     }
 }
+
+/// A request that runs, or why it does not.
+type Begun = Result<LocalFuture<Vec<u8>>, Unanswerable>;
 
 fn refusal(why: Unanswerable) -> (Code, String) {
     match why {

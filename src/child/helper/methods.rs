@@ -173,7 +173,7 @@ mod tests {
         let begun = Methods::of().begin(Rc::new(Victim), method, params, 0).expect("begun");
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let mut out = &runtime.block_on(begun)[..];
-        (0..2).map(|_| frame::take(&mut out).expect("whole")).collect()
+        (0..2).map(|_| frame::take(&mut out, 1).expect("whole")).collect()
     }
 
     #[test]

@@ -1,16 +1,18 @@
 //! A helper's listening end: who may connect, how many, and how they are told to leave.
 
+use std::cell::{Cell, RefCell};
 use std::io::{self, ErrorKind};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
 use super::bus::Bus;
-use super::connection::{self, Connection};
+use super::connection::{self, Connection, READ_LEN};
 use crate::app::declare::Singleton;
 use crate::child::life::record;
+use crate::ipc::message::{self, GoAwayCode};
 use crate::ipc::peer;
 
 /// Connections at once. More wait in the socket's queue.
@@ -25,6 +27,8 @@ pub(super) struct Desk {
     pub(super) bus: Rc<Bus>,
     pub(super) name: String,
     pub(super) version: String,
+    /// What is read at once, of whichever connection: an idle one needs none.
+    pub(super) buffer: RefCell<Box<[u8]>>,
     /// Whether everyone shall leave.
     pub(super) closing: watch::Sender<bool>,
     /// How many connections there are.
@@ -35,6 +39,14 @@ pub(super) struct Desk {
 pub(super) struct Server {
     listener: UnixListener,
     desk: Rc<Desk>,
+    turned_away: TurnedAway,
+}
+
+/// Who may not connect: a crowd of them costs the log a line a second.
+#[derive(Default)]
+struct TurnedAway {
+    said: Cell<Option<Instant>>,
+    since: Cell<u64>,
 }
 
 impl Server {
@@ -46,7 +58,9 @@ impl Server {
         version: String,
     ) -> Self {
         let (closing, open) = (watch::Sender::new(false), watch::Sender::new(0));
-        Self { listener, desk: Rc::new(Desk { singleton, bus, name, version, closing, open }) }
+        let buffer = RefCell::new(vec![0; READ_LEN].into_boxed_slice());
+        let desk = Rc::new(Desk { singleton, bus, name, version, buffer, closing, open });
+        Self { listener, desk, turned_away: TurnedAway::default() }
     }
 
     /// Takes connections, for ever. Returns only what makes that impossible.
@@ -73,9 +87,10 @@ impl Server {
     }
 
     fn admit(&self, stream: UnixStream) {
-        let uid = peer::uid(&stream);
-        if !uid.as_ref().is_ok_and(|&uid| peer::is_ours(uid)) {
-            return log::warn!("a process of another user (uid {uid:?}) was turned away");
+        match peer::uid(&stream) {
+            Ok(uid) if peer::is_ours(uid) => {}
+            Ok(uid) => return self.turned_away.refuse(&stream, uid),
+            Err(error) => return log::warn!("who connects is unknown: {error}"),
         }
         let (desk, connection) = (self.desk.clone(), Rc::new(Connection::default()));
         desk.bus.add(&connection);
@@ -100,6 +115,25 @@ impl Server {
             let left = *self.desk.open.borrow();
             log::warn!("drained for {} s: {left} connections are cut", limit.as_secs_f64());
         }
+    }
+}
+
+impl TurnedAway {
+    /// Says why before anything is asked.
+    fn refuse(&self, stream: &UnixStream, uid: u32) {
+        let reason = format!("uid {uid} may not ask this helper: the daemon's own user and root may");
+        let count = self.since.get() + 1;
+        self.since.set(count);
+        if self.said.get().is_none_or(|said| said.elapsed() >= Duration::from_secs(1)) {
+            self.said.set(Some(Instant::now()));
+            self.since.set(0);
+            let more = if count > 1 { format!(" ({count} since the last line)") } else { String::new() };
+            log::warn!("a connection is closed: {reason}{more}");
+        }
+        let mut out = Vec::new();
+        message::go_away(GoAwayCode::NotAllowed, &reason, &mut out);
+        // It fits the socket's buffer, or its reader is gone.
+        let _ = stream.try_write(&out);
     }
 }
 

@@ -113,7 +113,7 @@ fn print(name: &str, line: &[u8], lines: &mut Lines) {
         name,
         &LogRecord {
             time_us: jiff::Timestamp::now().as_microsecond(),
-            level: log::Level::Info as u8,
+            level: log::Level::Info as u32,
             target: "output".to_owned(),
             message: String::from_utf8_lossy(line).into_owned(),
         },

@@ -82,7 +82,7 @@ fn is_writable(console: &io::Stderr) -> bool {
 }
 
 /// A level's name and colour, env_logger's.
-pub(super) fn level(number: u8) -> (&'static str, &'static str) {
+pub(super) fn level(number: u32) -> (&'static str, &'static str) {
     match number {
         1 => ("ERROR", "\x1b[1;31m"),
         2 => ("WARN", "\x1b[33m"),

@@ -10,11 +10,11 @@ use mio::{Interest, Registry, Token};
 use super::FIRST;
 use super::Lines;
 use crate::ipc::frame::Decoder;
-use crate::ipc::message::{self, LogRecord, ToLog};
+use crate::ipc::message::{self, GREETING_LEN_MAX, LogRecord, ToLog};
 use crate::ipc::peer;
 use crate::log::logger::MESSAGE_LEN_MAX;
 
-/// The longest frame: a message of the longest kind with all that stands beside it.
+/// The longest frame after the hello: a message of the longest kind with all that stands beside it.
 const FRAME_LEN_MAX: u32 = MESSAGE_LEN_MAX as u32 + 64 * 1024;
 
 /// Connections at once. More wait in the socket's queue.
@@ -35,7 +35,8 @@ pub(super) struct Peers {
 struct Peer {
     stream: UnixStream,
     decoder: Decoder,
-    origin: String,
+    /// Who it is; `None` before the hello.
+    origin: Option<String>,
     readable: bool,
 }
 
@@ -74,9 +75,9 @@ impl Peers {
             let number = self.next;
             self.next += 2;
             if registry.register(&mut stream, Token(number), Interest::READABLE).is_ok() {
-                let decoder = Decoder::new(FRAME_LEN_MAX);
+                let decoder = Decoder::new(GREETING_LEN_MAX);
                 // What came before the registration gives an event too: epoll(7).
-                self.peers.insert(number, Peer { stream, decoder, origin: String::new(), readable: true });
+                self.peers.insert(number, Peer { stream, decoder, origin: None, readable: true });
             }
         }
     }
@@ -114,28 +115,43 @@ impl Peer {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(_) => return ControlFlow::Break(()),
         }
+        self.hear(lines)
+    }
+
+    /// Does what has come whole; breaks when the sender has broken a rule.
+    fn hear(&mut self, lines: &mut Lines) -> ControlFlow<()> {
         loop {
             let message = match self.decoder.next() {
-                Ok(None) => return ControlFlow::Continue(()),
-                Ok(Some(body)) => message::to_log(body),
+                Ok(None) => break,
+                Ok(Some(body)) => message::to_log(body, self.origin.is_some()),
                 Err(error) => Err(error),
             };
             match message {
-                Ok(ToLog::Hello(hello)) => self.origin = hello.name,
-                Ok(ToLog::Record(_, record)) => lines.add(&self.origin, &record),
+                Ok(ToLog::Hello(hello)) => {
+                    self.decoder.set_len_max(FRAME_LEN_MAX);
+                    self.origin = Some(hello.name);
+                }
+                Ok(ToLog::Record(_, record)) => lines.add(self.origin.as_deref().unwrap_or_default(), &record),
                 Err(error) => {
-                    lines.add(
-                        "",
-                        &LogRecord {
-                            time_us: jiff::Timestamp::now().as_microsecond(),
-                            level: log::Level::Warn as u8,
-                            target: "forebay".to_owned(),
-                            message: format!("log connection of {:?} closed: {error}", self.origin),
-                        },
-                    );
+                    let whose = self.origin.as_deref().unwrap_or("somebody without a name");
+                    lines.add("", &warning(format!("the log connection of {whose} is closed: {}", error.reason())));
                     return ControlFlow::Break(());
                 }
             }
         }
+        if !self.readable {
+            self.decoder.rest_a_while();
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// A record of this process's own.
+fn warning(message: String) -> LogRecord {
+    LogRecord {
+        time_us: jiff::Timestamp::now().as_microsecond(),
+        level: log::Level::Warn as u32,
+        target: "forebay".to_owned(),
+        message,
     }
 }

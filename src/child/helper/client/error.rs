@@ -8,7 +8,7 @@ use serde::de::{DeserializeOwned, IntoDeserializer};
 
 use super::calls::Outcome;
 use crate::ipc::frame::{self, FrameError};
-use crate::ipc::message::{self, Code};
+use crate::ipc::message::Code;
 
 /// Why a call has no reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,14 +57,14 @@ impl Outcome {
 }
 
 fn error<E: DeserializeOwned>(bytes: &[u8]) -> CallError<E> {
-    let Failed { code, message, data } = match message::error::<Failed<E>>(bytes) {
+    let Failed { code, message, data } = match frame::decode::<Failed<E>>(bytes) {
         Ok(failed) => failed,
         Err(error) => return not_understood(error),
     };
     match (code, data) {
         (Code::Failed, Some(error)) => CallError::Failed(error),
         // One in another language may have no more to say than a sentence.
-        (Code::Failed, None) => match E::deserialize(message.as_str().into_deserializer()) {
+        (Code::Failed, None) | (Code::Unknown, _) => match E::deserialize(message.as_str().into_deserializer()) {
             Ok::<_, ValueError>(error) => CallError::Failed(error),
             Err(_) => CallError::BadRequest(message),
         },
@@ -72,7 +72,10 @@ fn error<E: DeserializeOwned>(bytes: &[u8]) -> CallError<E> {
         (Code::DeadlineExceeded, _) => CallError::DeadlineExceeded,
         (Code::Overloaded, _) => CallError::Overloaded,
         (Code::NoMethod, _) => CallError::NotHandled(message),
-        (Code::BadParams | Code::Cancelled | Code::NoTopic | Code::Unknown, _) => CallError::BadRequest(message),
+        // What is too long was done; its error says how long it is.
+        (Code::BadParams | Code::Cancelled | Code::TooLong | Code::NoTopic, _) => {
+            CallError::BadRequest(message)
+        }
     }
 }
 
@@ -118,16 +121,17 @@ mod tests {
             ("overloaded", None, CallError::Overloaded),
             ("no_method", None, CallError::NotHandled("why".to_owned())),
             ("deadline_exceeded", None, CallError::DeadlineExceeded),
+            ("too_long", None, CallError::BadRequest("why".to_owned())),
             ("of_a_later_version", None, CallError::BadRequest("why".to_owned())),
         ];
         for (code, data, wanted) in table {
             let sent = Sent { message: "why", code, data, colour: "blue" };
             let mut bytes = Vec::new();
-            message::failed(&sent, &mut bytes).expect("encode");
+            frame::append(&sent, &mut bytes).expect("encode");
             assert_eq!(Outcome::Error(bytes).decode::<(), u8>(), Err(wanted), "{code}");
         }
         let mut bytes = Vec::new();
-        message::failed(&Sent { message: "why", code: "failed", data: None, colour: "" }, &mut bytes).expect("encode");
+        frame::append(&Sent { message: "why", code: "failed", data: None, colour: "" }, &mut bytes).expect("encode");
         let sentence = Outcome::Error(bytes).decode::<(), String>();
         assert_eq!(sentence, Err(CallError::Failed("why".to_owned())), "an error that is a sentence");
     }

@@ -18,7 +18,8 @@ use super::error::CallError;
 use super::subscription::Topics;
 use crate::contract::time::{monotonic_ms, monotonic_ms_in};
 use crate::ipc::caller::{Caller, Told};
-use crate::ipc::frame::FrameError;
+use crate::ipc::frame::{FrameError, HEADER_LEN};
+use crate::ipc::message::{GoAway, GoAwayCode};
 use crate::ipc::{message, peer};
 
 /// From one attempt to connect to the next.
@@ -30,6 +31,12 @@ const SWEEP: Duration = Duration::from_millis(10);
 
 /// Unsent bytes from which on notifications are dropped.
 const UNSENT_MAX: usize = 1024 * 1024;
+
+/// Unsent bytes from which on requests wait.
+const UNSENT_REQUESTS_MAX: usize = 64 * 1024 * 1024;
+
+/// Unsent bytes beyond which a helper that pings on and reads nothing is left.
+const UNREAD_MAX: usize = 2 * UNSENT_REQUESTS_MAX;
 
 /// Bytes read at once.
 const READ_LEN: usize = 64 * 1024;
@@ -147,7 +154,7 @@ impl Link {
             return log::debug!("{} does not read: a notification of {method:?} is dropped", self.name);
         }
         match message::notification(method, params, unsent) {
-            Ok(()) if unsent.len() - start <= frame_len_max => state.wake(),
+            Ok(()) if unsent.len() - start - HEADER_LEN <= frame_len_max => state.wake(),
             Ok(()) => {
                 log::error!("a notification of {method:?} is longer than {frame_len_max} bytes: it is dropped");
                 unsent.truncate(start);
@@ -187,14 +194,17 @@ impl State {
     ) -> Result<(), CallError<E>> {
         let not_encoded = |error: FrameError| CallError::BadRequest(format!("the request does not encode: {error}"));
         let room = match self.phase {
-            Phase::Open { requests_max, .. } => self.calls.on_the_wire() < requests_max && !self.calls.has_waiting(),
+            Phase::Open { requests_max, .. } => {
+                let is_read = self.caller.unsent().len() < UNSENT_REQUESTS_MAX;
+                is_read && self.calls.on_the_wire() < requests_max && !self.calls.has_waiting()
+            }
             Phase::Away | Phase::Leaving => false,
         };
         if room && !is_idempotent {
             let unsent = self.caller.unsent();
             let start = unsent.len();
             message::request_until(id, method, params, deadline_ms, unsent).map_err(not_encoded)?;
-            let len = unsent.len() - start;
+            let len = unsent.len() - start - HEADER_LEN;
             if let Err(error) = self.phase.check(len) {
                 self.caller.unsent().truncate(start);
                 return Err(error);
@@ -204,7 +214,7 @@ impl State {
         }
         let mut frame = Vec::new();
         message::request_until(id, method, params, deadline_ms, &mut frame).map_err(not_encoded)?;
-        self.phase.check(frame.len())?;
+        self.phase.check(frame.len() - HEADER_LEN)?;
         if room {
             self.caller.unsent().extend_from_slice(&frame);
             self.calls.sent_with_copy(id, frame);
@@ -231,15 +241,18 @@ impl State {
     /// Sends what waits, as far as the helper takes it.
     fn send_waiting(&mut self) {
         let Phase::Open { requests_max, frame_len_max } = self.phase else { return };
-        while self.calls.has_waiting() && self.calls.on_the_wire() < requests_max {
-            self.calls.send_next(frame_len_max, self.caller.unsent());
+        while self.calls.has_waiting()
+            && self.calls.on_the_wire() < requests_max
+            && self.caller.unsent().len() < UNSENT_REQUESTS_MAX
+        {
+            self.calls.send_next(frame_len_max + HEADER_LEN, self.caller.unsent());
         }
     }
 
-    /// Takes in what was read.
-    fn hear(&mut self, bytes: &[u8], name: &str) -> Result<(), FrameError> {
+    /// Takes in what was read. The error says why this connection is over.
+    fn hear(&mut self, bytes: &[u8], name: &str) -> Result<(), String> {
         self.caller.feed(bytes);
-        while let Some(told) = self.caller.next()? {
+        while let Some(told) = self.caller.next().map_err(|error| error.reason())? {
             match told {
                 Told::Welcome(welcome) => {
                     let (requests_max, frame_len_max) = (welcome.requests_max as usize, welcome.frame_len_max as usize);
@@ -252,16 +265,28 @@ impl State {
                         Err(error) => Outcome::Error(error.to_vec()),
                     };
                     if !self.calls.answered(id, outcome) {
-                        return Err(FrameError::Malformed(format!("an answer to {id}, which nobody asks")));
+                        return Err(format!("an answer to {id}, which nobody asks"));
                     }
                 }
-                Told::Snapshot { id, epoch, sequence, events } => self.topics.snapshot(id, epoch, sequence, events),
-                Told::Event { id, sequence, event } => self.topics.event(id, sequence, event),
-                Told::Resync { id, missed } => log::debug!("{name}: subscription {id} missed {missed} events"),
+                Told::Snapshot { id, epoch, sequence, events } => self.topics.snapshot(id, epoch, sequence, events)?,
+                Told::Event { id, sequence, event } => self.topics.event(id, sequence, event)?,
+                Told::Resync { id, missed } => {
+                    log::debug!("{name}: subscription {id} missed {missed} events");
+                    self.topics.resync(id);
+                }
                 Told::End { id, failure } => log::warn!("{name} ended subscription {id}: {}", failure.message),
-                Told::GoAway(_) => self.phase = Phase::Leaving,
+                Told::GoAway(GoAway { code: GoAwayCode::Leaving, .. }) => self.phase = Phase::Leaving,
+                Told::GoAway(GoAway { code: GoAwayCode::RuleBroken, reason }) => {
+                    return Err(format!("it says that a rule was broken here: {reason}"));
+                }
+                Told::GoAway(GoAway { code: GoAwayCode::NotAllowed, reason }) => {
+                    return Err(format!("it does not listen: {reason}"));
+                }
                 Told::Pong(_) | Told::Nothing => {}
             }
+        }
+        if self.caller.unsent().len() > UNREAD_MAX {
+            return Err(format!("it asks on and has left more than {} MiB unread", UNREAD_MAX >> 20));
         }
         self.send_waiting();
         Ok(())
@@ -284,20 +309,27 @@ impl Phase {
 async fn carry(link: Arc<Link>, path: PathBuf, caller: String) {
     let mut patience = RETRY_MIN;
     while !link.lock().is_over {
-        match connect(&path).await {
-            Ok(stream) => {
-                let conversation = Conversation::new(&link, stream);
-                match conversation.await {
-                    Ok(()) => patience = RETRY_MIN,
-                    // A helper that was killed with something unread: its successor is not to blame.
-                    Err(error) if peer::is_end(&error) => patience = RETRY_MIN,
-                    Err(error) => log::warn!("the connection to {} has ended: {error}", link.name),
-                }
+        let ended = match connect(&path).await {
+            Ok(stream) => Conversation::new(&link, stream).await,
+            Err(error) => {
+                log::debug!("cannot connect to {}: {error}", link.name);
+                Ok(())
             }
-            Err(error) => log::debug!("cannot connect to {}: {error}", link.name),
-        }
+        };
+        let is_blameless = match ended {
+            Ok(()) => true,
+            // A helper that was killed with something unread: its successor is not to blame.
+            Err(error) if peer::is_end(&error) => true,
+            Err(error) => {
+                log::warn!("the connection to {} has ended: {error}", link.name);
+                false
+            }
+        };
         {
             let mut state = link.lock();
+            if is_blameless && state.phase != Phase::Away {
+                patience = RETRY_MIN;
+            }
             state.phase = Phase::Away;
             state.caller = Caller::new(&caller);
             state.calls.lost();
@@ -339,6 +371,7 @@ impl<'a> Conversation<'a> {
                 self.writing.clear();
                 self.written = 0;
                 let mut state = self.link.lock();
+                state.send_waiting();
                 std::mem::swap(&mut self.writing, state.caller.unsent());
                 if self.writing.is_empty() {
                     state.driver = Some(context.waker().clone());
@@ -366,21 +399,30 @@ impl Future for Conversation<'_> {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         loop {
-            if let Poll::Ready(Err(error)) = this.write(context) {
-                return Poll::Ready(Err(error));
-            }
+            let written = this.write(context);
             if this.is_over() {
                 return Poll::Ready(Ok(()));
             }
             let mut buffer = ReadBuf::new(&mut this.buffer);
-            ready!(Pin::new(&mut this.stream).poll_read(context, &mut buffer))?;
-            if buffer.filled().is_empty() {
+            let read = Pin::new(&mut this.stream).poll_read(context, &mut buffer);
+            let heard = match read {
+                Poll::Ready(Ok(())) => buffer.filled(),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => &[],
+            };
+            if !heard.is_empty() {
+                // Also where nothing can be written any more: it may say why it has closed.
+                if let Err(why) = this.link.lock().hear(heard, this.link.name) {
+                    return Poll::Ready(Err(std::io::Error::other(why)));
+                }
+                continue;
+            }
+            return match written {
+                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                Poll::Ready(Ok(())) | Poll::Pending if read.is_pending() => Poll::Pending,
                 // The helper has ended; its successor takes the next connection.
-                return Poll::Ready(Ok(()));
-            }
-            if let Err(error) = this.link.lock().hear(buffer.filled(), this.link.name) {
-                return Poll::Ready(Err(std::io::Error::other(error)));
-            }
+                Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(())),
+            };
         }
     }
 }

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::link::Lifeline;
 use crate::ipc::callee::TOPIC;
+use crate::ipc::course::Course;
 use crate::ipc::frame;
 use crate::ipc::message::{self, Terms};
 
@@ -60,9 +61,10 @@ pub(super) struct Topics {
     next_id: u32,
 }
 
-#[derive(Default)]
 struct Topic {
     updates: VecDeque<Raw>,
+    /// What may be told next on this connection.
+    course: Course,
     /// Taken and not reported.
     taken: u32,
     waker: Option<Waker>,
@@ -116,6 +118,7 @@ impl<E: DeserializeOwned> Subscription<E> {
         topic.taken += 1;
         if topic.taken >= REPORT && is_open {
             let taken = std::mem::take(&mut topic.taken);
+            topic.course.grant(taken);
             message::credit(self.id, taken, state.unsent());
             state.wake();
         }
@@ -140,41 +143,86 @@ impl Topics {
             return None;
         }
         self.next_id = self.next_id.wrapping_add(1);
-        self.known.insert(self.next_id, Topic::default());
+        let topic = Topic { updates: VecDeque::new(), course: Course::new(WINDOW), taken: 0, waker: None };
+        self.known.insert(self.next_id, topic);
         Some(self.next_id)
     }
 
     /// Subscribes again, on a new connection.
     pub(super) fn renew(&mut self, out: &mut Vec<u8>) {
         for (&id, topic) in &mut self.known {
-            topic.taken = 0;
             let lying = u32::try_from(topic.updates.len()).unwrap_or(WINDOW);
             // What lies here is taken before the new snapshot, and counts when it is.
-            message::subscribe(id, TOPIC, Terms { credit: WINDOW.saturating_sub(lying) }, out);
+            let credit = WINDOW.saturating_sub(lying);
+            (topic.taken, topic.course) = (0, Course::new(credit));
+            message::subscribe(id, TOPIC, Terms { credit }, out);
         }
     }
 
-    pub(super) fn snapshot(&mut self, id: u32, epoch: u64, sequence: u64, events: &[u8]) {
-        self.push(id, Raw::Snapshot { epoch, sequence, events: events.to_vec() });
-    }
-
-    pub(super) fn event(&mut self, id: u32, sequence: u64, event: &[u8]) {
-        self.push(id, Raw::Event { sequence, event: event.to_vec() });
-    }
-
-    fn push(&mut self, id: u32, update: Raw) {
+    /// The error is the rule that the helper has broken.
+    pub(super) fn snapshot(&mut self, id: u32, epoch: u64, sequence: u64, events: &[u8]) -> Result<(), String> {
         // One that was just ended may be told a little more.
-        let Some(topic) = self.get(id) else { return };
-        if topic.updates.len() >= WINDOW as usize {
-            return log::error!("a helper sends more events than it may: one is dropped");
-        }
-        topic.updates.push_back(update);
-        if let Some(waker) = topic.waker.take() {
-            waker.wake();
+        let Some(topic) = self.get(id) else { return Ok(()) };
+        topic.course.snapshot(sequence)?;
+        topic.push(Raw::Snapshot { epoch, sequence, events: events.to_vec() });
+        Ok(())
+    }
+
+    pub(super) fn event(&mut self, id: u32, sequence: u64, event: &[u8]) -> Result<(), String> {
+        let Some(topic) = self.get(id) else { return Ok(()) };
+        topic.course.event(sequence)?;
+        topic.push(Raw::Event { sequence, event: event.to_vec() });
+        Ok(())
+    }
+
+    /// Events were left out: a snapshot comes next.
+    pub(super) fn resync(&mut self, id: u32) {
+        if let Some(topic) = self.get(id) {
+            topic.course.resync();
         }
     }
 
     fn get(&mut self, id: u32) -> Option<&mut Topic> {
         self.known.get_mut(&id)
+    }
+}
+
+impl Topic {
+    /// Bounded by the credit: what lies here, and what may come, are [`WINDOW`] together.
+    fn push(&mut self, update: Raw) {
+        self.updates.push_back(update);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_lies_here_than_there_is_credit_for_and_what_ended_is_ignored() {
+        let mut topics = Topics::default();
+        let id = topics.add().expect("room");
+        topics.snapshot(id, 1, 0, &[0x90]).expect("in order");
+        let refused = (1..).find_map(|sequence| topics.event(id, sequence, &[1]).err());
+        assert!(refused.is_some_and(|why| why.contains("credit")));
+        assert_eq!(topics.get(id).map(|topic| topic.updates.len()), Some(WINDOW as usize));
+        assert_eq!(topics.event(99, 7, &[1]), Ok(()), "one that was ended may be told a little more");
+    }
+
+    #[test]
+    fn a_new_connection_begins_with_a_snapshot_and_with_the_room_there_is() {
+        let mut topics = Topics::default();
+        let id = topics.add().expect("room");
+        topics.snapshot(id, 1, 4, &[0x90]).expect("in order");
+        (5..10).for_each(|sequence| topics.event(id, sequence, &[1]).expect("in order"));
+        let mut out = Vec::new();
+        topics.renew(&mut out);
+        let mut wanted = Vec::new();
+        message::subscribe(id, TOPIC, Terms { credit: WINDOW - 6 }, &mut wanted);
+        assert_eq!(out, wanted);
+        assert!(topics.event(id, 10, &[1]).is_err(), "it belongs to the old one");
     }
 }
