@@ -152,6 +152,12 @@ impl<T> Callee<T> {
         }
     }
 
+    /// Bytes that are kept of what was read.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.decoder.kept()
+    }
+
     /// The next thing that is asked. `None`: more bytes are needed.
     pub(crate) fn next(&mut self) -> Result<Option<Asked<'_>>, Violation> {
         let Self { decoder, unsent, limits, peer, reads, unanswered, subscriptions, .. } = self;

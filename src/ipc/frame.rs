@@ -168,6 +168,12 @@ impl Decoder {
         self.taken < self.unread.len()
     }
 
+    /// The memory that it holds, in bytes.
+    #[cfg(test)]
+    pub(crate) fn kept(&self) -> usize {
+        self.unread.capacity()
+    }
+
     /// The next whole frame's content. `None`: more bytes are needed.
     pub(crate) fn next(&mut self) -> Result<Option<&[u8]>, FrameError> {
         let rest = &self.unread[self.taken..];

@@ -13,3 +13,6 @@ pub(crate) mod message;
 pub(crate) mod outgoing;
 pub(crate) mod peer;
 pub(crate) mod value;
+
+#[cfg(test)]
+mod properties;

@@ -35,7 +35,7 @@ pub(crate) fn is_map(bytes: &[u8]) -> bool {
     matches!(bytes.first(), Some(0x80..=0x8f | 0xde | 0xdf))
 }
 
-/// Whether the map at the front of `bytes`, which is whole, has only strings as keys.
+/// Whether `bytes` begin with a map, the payload of a message, that has only strings as keys.
 pub(crate) fn has_names(mut bytes: &[u8]) -> Result<bool, FrameError> {
     let Ok(count) = rmp::decode::read_map_len(&mut bytes) else { return Ok(false) };
     for _ in 0..count {
@@ -43,7 +43,7 @@ pub(crate) fn has_names(mut bytes: &[u8]) -> Result<bool, FrameError> {
             return Ok(false);
         }
         skip(&mut bytes, 0)?;
-        skip(&mut bytes, DEPTH_MAX)?;
+        skip(&mut bytes, DEPTH_MAX - 2)?;
     }
     Ok(true)
 }

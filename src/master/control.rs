@@ -13,6 +13,7 @@ use mio::{Interest, Registry, Token};
 
 use super::spare::Spare;
 use crate::contract::control::{CONTROL_LEN_MAX, NO_REQUEST, Nothing, PROGRESS, Refusal, Step};
+use crate::error::Exit;
 use crate::ipc::frame::Decoder;
 use crate::ipc::{message, peer};
 
@@ -76,6 +77,14 @@ struct Peer {
     is_revoked: bool,
 }
 
+/// Why a connection ends.
+enum End {
+    /// Nobody is there any more.
+    Gone,
+    /// A rule was broken.
+    Broken(String),
+}
+
 impl ControlServer {
     pub(super) fn new(
         listener: UnixListener,
@@ -114,10 +123,14 @@ impl ControlServer {
 
     /// Closes what was silent for too long.
     pub(super) fn close_the_silent(&mut self, now: Instant) {
-        let before = self.peers.len();
-        self.peers.retain(|_, peer| peer.is_patient() || peer.deadline > now);
-        if self.peers.len() < before {
-            self.spare.refill();
+        let is_silent = |peer: &Peer| !peer.is_patient() && peer.deadline <= now;
+        let silent: Vec<usize> =
+            self.peers.iter().filter(|(_, peer)| is_silent(peer)).map(|(&number, _)| number).collect();
+        for number in silent {
+            let why = format!("it was silent for {} s", SILENCE_MAX.as_secs());
+            // No fault that anybody has to hear of: a command that was interrupted leaves it too.
+            log::debug!(target: "forebay", "control socket: a connection was closed: {why}");
+            self.part(Token(number), why);
         }
     }
 
@@ -201,14 +214,30 @@ impl ControlServer {
         match peer.read().and_then(|requests| peer.write().map(|()| requests)) {
             Ok(_) if peer.is_revoked => Vec::new(),
             Ok(requests) => requests,
-            Err(error) => {
-                if error.kind() != ErrorKind::UnexpectedEof {
-                    log::warn!(target: "forebay", "control socket: a connection was closed: {error}");
-                }
+            Err(End::Gone) => {
                 self.close(token);
                 Vec::new()
             }
+            Err(End::Broken(why)) => {
+                self.cut(token, why);
+                Vec::new()
+            }
         }
+    }
+
+    /// Closes the connection of whoever has broken a rule.
+    pub(super) fn cut(&mut self, token: Token, why: String) {
+        log::warn!(target: "forebay", "control socket: a connection was closed: {why}");
+        self.part(token, why);
+    }
+
+    /// Says why, as far as the socket takes it, and closes.
+    fn part(&mut self, token: Token, why: String) {
+        if let Some(peer) = self.peers.get_mut(&token.0) {
+            peer.unsent.extend_from_slice(&no_answer(Refusal::new(Exit::Usage, why)));
+            let _ = peer.write();
+        }
+        self.close(token);
     }
 
     /// Sends an answer, now or as the peer reads.
@@ -216,8 +245,10 @@ impl ControlServer {
         let Some(peer) = self.peers.get_mut(&token.0) else { return };
         peer.unsent.extend_from_slice(bytes);
         peer.deadline = now + SILENCE_MAX;
-        if peer.unsent.len() > CONTROL_LEN_MAX as usize || peer.write().is_err() {
+        if peer.write().is_err() {
             self.close(token);
+        } else if peer.unsent.len() > CONTROL_LEN_MAX as usize {
+            self.cut(token, "it does not read its answers".to_owned());
         }
     }
 
@@ -308,11 +339,15 @@ impl ControlServer {
 }
 
 fn refuse(mut stream: UnixStream, uid: u32) {
-    let refusal = Refusal::may_not_ask(uid);
-    let mut answer = Vec::new();
-    message::response(NO_REQUEST, &Err::<Nothing, _>(refusal), &mut answer);
     // It fits the socket's buffer, or its reader is gone.
-    let _ = stream.write(&answer);
+    let _ = stream.write(&no_answer(Refusal::may_not_ask(uid)));
+}
+
+/// What answers no request: the connection is closed after it.
+fn no_answer(refusal: Refusal) -> Vec<u8> {
+    let mut out = Vec::new();
+    message::response(NO_REQUEST, &Err::<Nothing, _>(refusal), &mut out);
+    out
 }
 
 impl Peer {
@@ -321,12 +356,12 @@ impl Peer {
         self.until_the_end || self.awaited > 0
     }
 
-    fn read(&mut self) -> io::Result<Vec<Vec<u8>>> {
+    fn read(&mut self) -> Result<Vec<Vec<u8>>, End> {
         let mut requests = Vec::new();
         let mut buffer = [0; 4096];
         loop {
             match self.stream.read(&mut buffer) {
-                Ok(0) if requests.is_empty() && self.unsent.is_empty() => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(0) if requests.is_empty() && self.unsent.is_empty() => return Err(End::Gone),
                 Ok(0) => {
                     self.has_finished = true;
                     return Ok(requests);
@@ -334,24 +369,24 @@ impl Peer {
                 Ok(count) => self.decoder.feed(&buffer[..count]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(requests),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Err(_) => return Err(End::Gone),
             }
-            while let Some(body) = self.decoder.next().map_err(io::Error::other)? {
+            while let Some(body) = self.decoder.next().map_err(|error| End::Broken(error.reason()))? {
                 requests.push(body.to_vec());
             }
             if requests.len() > REQUESTS_MAX {
-                return Err(io::Error::other("too many requests at once"));
+                return Err(End::Broken(format!("more than {REQUESTS_MAX} requests at once")));
             }
         }
     }
 
-    fn write(&mut self) -> io::Result<()> {
+    fn write(&mut self) -> Result<(), End> {
         while !self.unsent.is_empty() {
             match self.stream.write(&self.unsent) {
                 Ok(count) => drop(self.unsent.drain(..count)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Err(_) => return Err(End::Gone),
             }
         }
         Ok(())
@@ -408,6 +443,36 @@ mod tests {
         assert!(place.server.requests(waiting).is_empty());
         place.server.fulfil(waiting, b"answer", Instant::now());
         assert!(!place.server.owns(waiting));
+    }
+
+    #[test]
+    fn whoever_does_not_read_its_answers_is_closed() {
+        let mut place = Place::open(vec![SOMEBODY]);
+        let (_theirs, token) = place.seat(SOMEBODY);
+        for _ in 0..5 {
+            assert!(place.server.owns(token));
+            place.server.answer(token, &[0; 1024 * 1024], Instant::now());
+        }
+        assert!(!place.server.owns(token));
+    }
+
+    #[test]
+    fn whoever_is_silent_is_told_and_closed() {
+        let mut place = Place::open(vec![SOMEBODY]);
+        let (mut theirs, token) = place.seat(SOMEBODY);
+        place.server.close_the_silent(Instant::now());
+        assert!(place.server.owns(token));
+        place.server.close_the_silent(Instant::now() + SILENCE_MAX);
+        assert!(!place.server.owns(token));
+        let mut said = Vec::new();
+        theirs.read_to_end(&mut said).expect("the end");
+        let mut decoder = Decoder::new(CONTROL_LEN_MAX);
+        decoder.feed(&said);
+        let body = decoder.next().expect("a frame").expect("a whole one");
+        let (id, outcome) = message::outcome::<Nothing, Refusal>(body).expect("a response");
+        let refusal = outcome.expect_err("a refusal");
+        assert_eq!((id, refusal.exit), (NO_REQUEST, Exit::Usage as u32));
+        assert!(refusal.reason.contains("silent for 10 s"), "{}", refusal.reason);
     }
 
     #[test]

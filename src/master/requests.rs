@@ -3,6 +3,8 @@
 use std::time::Instant;
 
 use mio::Token;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::Master;
 use super::control::WAITING_MAX;
@@ -18,8 +20,7 @@ impl Master {
     pub(super) fn answer(&mut self, token: Token) {
         for request in self.control.requests(token) {
             if let Err(error) = self.answer_one(token, &request) {
-                log::warn!(target: "forebay", "control socket: a connection was closed: {error}");
-                return self.control.close(token);
+                return self.control.cut(token, error.reason());
             }
         }
         self.control.dismiss(token);
@@ -27,25 +28,21 @@ impl Master {
 
     fn answer_one(&mut self, token: Token, request: &[u8]) -> Result<(), FrameError> {
         let (id, method, params) = message::requested(request)?;
-        let mut out = Vec::new();
-        match method {
-            STATUS => message::response(id, &Ok::<_, Refusal>(self.status()), &mut out),
-            SCALE => message::response(id, &self.scale(message::params(params)?.0), &mut out),
-            RESTART => message::response(id, &self.restart(&message::params(params)?.0), &mut out),
-            RELOAD => match self.reload(token, id) {
+        message::whole(params)?;
+        let out = match method {
+            STATUS => response(id, argument(params).map(|Nothing {}| self.status())),
+            SCALE => response(id, argument(params).and_then(|scale| self.scale(scale))),
+            RESTART => response(id, argument(params).and_then(|restart| self.restart(&restart))),
+            RELOAD => match argument(params).and_then(|Nothing {}| self.reload(token, id)) {
                 Ok(()) => return Ok(()),
-                Err(refusal) => message::response(id, &Err::<Nothing, _>(refusal), &mut out),
+                Err(refusal) => response(id, Err::<Nothing, _>(refusal)),
             },
-            STOP => {
-                self.step(Event::Stop);
-                message::response(id, &self.stopping(token), &mut out);
-            }
+            STOP => response(id, argument(params).and_then(|Nothing {}| self.stop(token))),
             unknown => {
                 let reason = format!("this master knows no method {unknown:?}");
-                let refusal = Refusal::new(Exit::Failed, reason);
-                message::response(id, &Err::<Nothing, _>(refusal), &mut out);
+                response(id, Err::<Nothing, _>(Refusal::new(Exit::Failed, reason)))
             }
-        }
+        };
         self.control.answer(token, &out, Instant::now());
         Ok(())
     }
@@ -69,8 +66,9 @@ impl Master {
         Ok(())
     }
 
-    /// A stop was asked for: the connection shows when it is over, if there is room.
-    fn stopping(&mut self, token: Token) -> Result<Nothing, Refusal> {
+    /// The connection shows when the stop is over, if there is room.
+    fn stop(&mut self, token: Token) -> Result<Nothing, Refusal> {
+        self.step(Event::Stop);
         if self.control.keep_until_the_end(token) {
             return Ok(Nothing {});
         }
@@ -115,4 +113,16 @@ impl Master {
         self.step(Event::Restart(name));
         Ok(Nothing {})
     }
+}
+
+fn response<R: Serialize>(id: u32, outcome: Result<R, Refusal>) -> Vec<u8> {
+    let mut out = Vec::new();
+    message::response(id, &outcome, &mut out);
+    out
+}
+
+/// A method's argument, or why it is none.
+fn argument<P: DeserializeOwned>(params: &[u8]) -> Result<P, Refusal> {
+    let read = message::params(params).map(|(argument, _)| argument);
+    read.map_err(|error| Refusal::new(Exit::Usage, error.reason()))
 }

@@ -29,7 +29,7 @@ fn asker(server: &Server) -> Peer {
 }
 
 fn request(id: u32, method: &str) -> Value {
-    json!([0, id, method, {}])
+    json!([0, id, method, [{}]])
 }
 
 /// The next answer, past what is told on the way; `None`: the connection was closed.

@@ -55,6 +55,13 @@ struct Panic {}
 #[derive(Serialize, Deserialize)]
 struct Spin {}
 
+/// Answers with so many bytes after so long.
+#[derive(Serialize, Deserialize)]
+struct Long {
+    len: usize,
+    ms: u64,
+}
+
 /// Publishes so many events of so many bytes, all with the count as their number.
 #[derive(Serialize, Deserialize)]
 struct Publish {
@@ -88,6 +95,11 @@ impl Request for Panic {
 impl Request for Spin {
     const METHOD: &'static str = "spin";
     type Reply = ();
+}
+
+impl Request for Long {
+    const METHOD: &'static str = "long";
+    type Reply = String;
 }
 
 impl Request for Publish {
@@ -130,7 +142,7 @@ impl Helper for Keeper {
     }
 
     fn methods(methods: Methods<Self>) -> Methods<Self> {
-        methods.on::<Slow>().on::<Again>().on::<Panic>().on::<Spin>().on::<Publish>()
+        methods.on::<Slow>().on::<Again>().on::<Panic>().on::<Spin>().on::<Publish>().on::<Long>()
     }
 
     fn snapshot(&self) -> Vec<Note> {
@@ -170,6 +182,13 @@ impl Handle<Spin> for Keeper {
         loop {
             std::hint::spin_loop();
         }
+    }
+}
+
+impl Handle<Long> for Keeper {
+    async fn handle(&self, Long { len, ms }: Long) -> Result<String, String> {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+        Ok("x".repeat(len))
     }
 }
 

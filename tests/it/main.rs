@@ -38,6 +38,7 @@ mod recycling;
 mod reload;
 mod respelled;
 mod retirement;
+mod rules;
 mod scaling;
 mod scarcity;
 mod serving;

@@ -20,7 +20,11 @@ pub(crate) struct Peer {
 
 impl Peer {
     pub(crate) fn connect(path: &Path) -> Self {
-        let stream = UnixStream::connect(path).expect("connect");
+        Self::of(UnixStream::connect(path).expect("connect"))
+    }
+
+    /// Whoever is at the other end of this.
+    pub(crate) fn of(stream: UnixStream) -> Self {
         stream.set_read_timeout(Some(LIMIT)).expect("a limit");
         stream.set_write_timeout(Some(LIMIT)).expect("a limit");
         Self { stream, bytes: Vec::new() }
@@ -48,6 +52,11 @@ impl Peer {
     /// The next message.
     pub(crate) fn hear(&mut self) -> Value {
         self.hear_or_end().expect("the connection goes on")
+    }
+
+    /// Everything until the connection was closed.
+    pub(crate) fn hear_to_the_end(&mut self) -> Vec<Value> {
+        std::iter::from_fn(|| self.hear_or_end()).collect()
     }
 
     /// The next message; `None`: the connection was closed.

@@ -167,18 +167,18 @@ impl Serving {
         Poll::Ready(true)
     }
 
-    /// Does what is asked in the bytes read so far, until the peer has too much to read.
-    fn answer(&self, context: &mut Context<'_>) -> Result<(), Violation> {
+    /// Does what is asked in the bytes read so far. False: the peer has too much to read for all of it.
+    fn answer(&self, context: &mut Context<'_>) -> Result<bool, Violation> {
         let Desk { name, version, .. } = &*self.desk;
         let mut now_ms = None;
         loop {
             let mut callee = self.connection.callee.borrow_mut();
             callee.check_what_is_unread()?;
             if callee.is_full() {
-                return Ok(());
+                return Ok(false);
             }
             match callee.next()? {
-                None => return Ok(()),
+                None => return Ok(true),
                 Some(Asked::Nothing) => {}
                 Some(Asked::Hello) => callee.welcome(name, version),
                 Some(Asked::Request { id, method, params }) => {
@@ -248,18 +248,17 @@ impl Serving {
     /// Goes on until the peer has to do something. True: the connection is over.
     fn turn(&mut self, context: &mut Context<'_>) -> Result<bool, Violation> {
         loop {
-            // Whoever is gone is no fault of its own.
-            if let Poll::Ready(Err(_)) = self.write(context) {
-                return Ok(true);
-            }
-            self.answer(context)?;
+            let is_done = self.answer(context)?;
+            let has_room = match self.write(context) {
+                // Whoever is gone is no fault of its own.
+                Poll::Ready(Err(_)) => return Ok(true),
+                Poll::Ready(Ok(())) if !is_done => continue,
+                Poll::Ready(Ok(())) => true,
+                Poll::Pending => is_done && !self.connection.callee.borrow().is_full(),
+            };
             // Whoever does not read what was sent is not read from.
-            if self.connection.callee.borrow().is_full() {
-                // What was just answered may be written.
-                if self.write(context).is_pending() {
-                    break;
-                }
-                continue;
+            if !has_room {
+                break;
             }
             match self.read(context) {
                 Poll::Pending => break,

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read};
 use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
 
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
 
 use super::FIRST;
 use super::Lines;
-use crate::ipc::frame::Decoder;
+use crate::ipc::frame::{Decoder, FrameError};
 use crate::ipc::message::{self, GREETING_LEN_MAX, LogRecord, ToLog};
 use crate::ipc::peer;
 use crate::log::logger::MESSAGE_LEN_MAX;
@@ -30,19 +31,36 @@ pub(super) struct Peers {
     /// Whether the listener may have more.
     waiting: bool,
     buffer: Vec<u8>,
+    /// Who were turned away since that was last said: their number, and the last one's user. A crowd of
+    /// them costs a line a second.
+    turned_away: Option<(u64, u32)>,
+    said: Option<Instant>,
 }
 
 struct Peer {
     stream: UnixStream,
+    reader: Reader,
+    readable: bool,
+}
+
+/// What a sender has said, without I/O.
+struct Reader {
     decoder: Decoder,
     /// Who it is; `None` before the hello.
     origin: Option<String>,
-    readable: bool,
 }
 
 impl Peers {
     pub(super) fn new(listener: UnixListener) -> Self {
-        Self { listener, peers: BTreeMap::new(), next: FIRST, waiting: false, buffer: vec![0; READ_MAX] }
+        Self {
+            listener,
+            peers: BTreeMap::new(),
+            next: FIRST,
+            waiting: false,
+            buffer: vec![0; READ_MAX],
+            turned_away: None,
+            said: None,
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -69,21 +87,24 @@ impl Peers {
                 return;
             }
             let Ok((mut stream, _)) = self.listener.accept() else { return };
-            if !peer::uid(&stream).is_ok_and(peer::is_ours) {
+            let Ok(uid) = peer::uid(&stream) else { continue };
+            if !peer::is_ours(uid) {
+                let before = self.turned_away.map_or(0, |(count, _)| count);
+                self.turned_away = Some((before + 1, uid));
                 continue;
             }
             let number = self.next;
             self.next += 2;
             if registry.register(&mut stream, Token(number), Interest::READABLE).is_ok() {
-                let decoder = Decoder::new(GREETING_LEN_MAX);
                 // What came before the registration gives an event too: epoll(7).
-                self.peers.insert(number, Peer { stream, decoder, origin: None, readable: true });
+                self.peers.insert(number, Peer { stream, reader: Reader::default(), readable: true });
             }
         }
     }
 
     /// Reads from every sender that has something, until the console is full.
     pub(super) fn read(&mut self, lines: &mut Lines) {
+        self.tell_of_the_turned_away(lines);
         let mut gone = Vec::new();
         let mut more = true;
         while more && !lines.console.is_full() {
@@ -103,6 +124,14 @@ impl Peers {
             self.peers.remove(&number);
         }
     }
+
+    fn tell_of_the_turned_away(&mut self, lines: &mut Lines) {
+        let is_early = self.said.is_some_and(|said| said.elapsed() < Duration::from_secs(1));
+        let Some((count, uid)) = self.turned_away.take_if(|_| !is_early) else { return };
+        self.said = Some(Instant::now());
+        let who = format!("uid {uid} may not log here: the daemon's own user and root may");
+        lines.add("", &warning(format!("{count} connections to the log are closed: {who}")));
+    }
 }
 
 impl Peer {
@@ -110,7 +139,7 @@ impl Peer {
     fn read(&mut self, buffer: &mut [u8], lines: &mut Lines) -> ControlFlow<()> {
         match self.stream.read(buffer) {
             Ok(0) => return ControlFlow::Break(()),
-            Ok(count) => self.decoder.feed(&buffer[..count]),
+            Ok(count) => self.reader.decoder.feed(&buffer[..count]),
             Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(_) => return ControlFlow::Break(()),
@@ -121,28 +150,40 @@ impl Peer {
     /// Does what has come whole; breaks when the sender has broken a rule.
     fn hear(&mut self, lines: &mut Lines) -> ControlFlow<()> {
         loop {
-            let message = match self.decoder.next() {
+            match self.reader.next() {
                 Ok(None) => break,
-                Ok(Some(body)) => message::to_log(body, self.origin.is_some()),
-                Err(error) => Err(error),
-            };
-            match message {
-                Ok(ToLog::Hello(hello)) => {
-                    self.decoder.set_len_max(FRAME_LEN_MAX);
-                    self.origin = Some(hello.name);
+                Ok(Some(ToLog::Hello(hello))) => self.reader.origin = Some(hello.name),
+                Ok(Some(ToLog::Record(_, record))) => {
+                    lines.add(self.reader.origin.as_deref().unwrap_or_default(), &record);
                 }
-                Ok(ToLog::Record(_, record)) => lines.add(self.origin.as_deref().unwrap_or_default(), &record),
                 Err(error) => {
-                    let whose = self.origin.as_deref().unwrap_or("somebody without a name");
+                    let whose = self.reader.origin.as_deref().unwrap_or("somebody without a name");
                     lines.add("", &warning(format!("the log connection of {whose} is closed: {}", error.reason())));
                     return ControlFlow::Break(());
                 }
             }
         }
         if !self.readable {
-            self.decoder.rest_a_while();
+            self.reader.decoder.rest_a_while();
         }
         ControlFlow::Continue(())
+    }
+}
+
+impl Default for Reader {
+    fn default() -> Self {
+        Self { decoder: Decoder::new(GREETING_LEN_MAX), origin: None }
+    }
+}
+
+impl Reader {
+    /// The next message; a hello is to be kept. `None`: more bytes are needed.
+    fn next(&mut self) -> Result<Option<ToLog>, FrameError> {
+        let Some(body) = self.decoder.next()? else { return Ok(None) };
+        let said = message::to_log(body, self.origin.is_some())?;
+        // Longer ones may come from now on.
+        self.decoder.set_len_max(FRAME_LEN_MAX);
+        Ok(Some(said))
     }
 }
 
@@ -153,5 +194,68 @@ fn warning(message: String) -> LogRecord {
         level: log::Level::Warn as u32,
         target: "forebay".to_owned(),
         message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ipc::message::Hello;
+
+    fn stream() -> Vec<u8> {
+        let record = |text: &str| LogRecord { message: text.to_owned(), ..warning(String::new()) };
+        let mut out = Vec::new();
+        message::hello(&Hello::of("one"), &mut out);
+        message::log(1, &record("first"), &mut out);
+        message::log(2, &record(&"long ".repeat(2000)), &mut out);
+        message::hello(&Hello::of("another"), &mut out);
+        message::log(3, &record("last"), &mut out);
+        out
+    }
+
+    /// What is read of pieces of this length.
+    fn read(stream: &[u8], cut: usize) -> Vec<String> {
+        let (mut reader, mut seen, mut came) = (Reader::default(), Vec::new(), 0);
+        for piece in stream.chunks(cut) {
+            reader.decoder.feed(piece);
+            came += piece.len();
+            assert!(reader.decoder.kept() <= 2 * came + 64, "{} bytes for {came}", reader.decoder.kept());
+            loop {
+                let next = reader.next();
+                if matches!(next, Ok(None)) {
+                    break;
+                }
+                seen.push(format!("{next:?}"));
+                match next {
+                    Ok(Some(ToLog::Hello(hello))) => reader.origin = Some(hello.name),
+                    Ok(_) => {}
+                    Err(_) => return seen,
+                }
+            }
+        }
+        seen
+    }
+
+    #[test]
+    fn a_sender_is_read_to_its_end() {
+        assert_eq!(read(&stream(), 7).len(), 5);
+    }
+
+    proptest! {
+        #[test]
+        fn any_cut_of_any_stream_is_read_the_same(
+            harms in vec((any::<usize>(), any::<u8>()), 0..4),
+            noise in vec(any::<u8>(), 0..40),
+            cut in 1_usize..5000,
+        ) {
+            let mut stream = stream();
+            let len = stream.len();
+            harms.iter().for_each(|(at, bits)| stream[at % len] ^= bits);
+            stream.extend(noise);
+            prop_assert_eq!(read(&stream, cut), read(&stream, usize::MAX));
+        }
     }
 }
