@@ -70,11 +70,6 @@ impl Caller {
         Self { decoder: Decoder::new(frame_len_max), unsent, is_welcome: false }
     }
 
-    /// The same for a client that reads short frames only.
-    pub(crate) fn reading_at_most(name: &str, frame_len_max: u32) -> Self {
-        Self { decoder: Decoder::new(frame_len_max), ..Self::new(name) }
-    }
-
     /// Takes in what was read.
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
         self.decoder.feed(bytes);

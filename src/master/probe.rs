@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
 
+use super::children::plain;
 use crate::contract::ids::Birth;
 use crate::ipc::caller::{Caller, Told};
-use crate::ipc::message;
+use crate::ipc::message::{self, GoAway, GoAwayCode};
 
 /// Tokens of these connections have this bit.
 const TOKEN_BIT: usize = 1 << 61;
@@ -24,6 +25,9 @@ const FRAME_LEN_MAX: u32 = 4096;
 
 /// Bytes taken from one in one turn.
 const READ_MAX: usize = 64 * 1024;
+
+/// So much of what it says is shown, in characters.
+const REASON_LEN_MAX: usize = 200;
 
 /// From one attempt to connect to the next.
 const RETRY: Duration = Duration::from_millis(100);
@@ -199,8 +203,12 @@ impl Line {
                     Told::Pong(number) if number == birth.0 && std::mem::take(&mut self.is_asked) => {
                         signs.push(Sign::Alive(birth));
                     }
-                    // It ends, or its process does.
-                    Told::GoAway(_) => return Ok(false),
+                    Told::GoAway(GoAway { code, reason }) => match code {
+                        GoAwayCode::Leaving => return Ok(false),
+                        GoAwayCode::RuleBroken | GoAwayCode::NotAllowed => {
+                            return Err(format!("it turns the master away: {}", plain(&reason, REASON_LEN_MAX)));
+                        }
+                    },
                     Told::Nothing => {}
                     Told::Pong(_)
                     | Told::Response { .. }

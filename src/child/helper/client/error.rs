@@ -73,9 +73,7 @@ fn error<E: DeserializeOwned>(bytes: &[u8]) -> CallError<E> {
         (Code::Overloaded, _) => CallError::Overloaded,
         (Code::NoMethod, _) => CallError::NotHandled(message),
         // What is too long was done; its error says how long it is.
-        (Code::BadParams | Code::Cancelled | Code::TooLong | Code::NoTopic, _) => {
-            CallError::BadRequest(message)
-        }
+        (Code::BadParams | Code::Cancelled | Code::TooLong | Code::NoTopic, _) => CallError::BadRequest(message),
     }
 }
 
