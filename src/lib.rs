@@ -32,6 +32,9 @@ mod cli;
 mod contract;
 mod daemon;
 mod error;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod ipc;
 mod log;
 mod master;

@@ -11,7 +11,7 @@ use crate::source::{Source, is_ident, words};
 
 /// The rooms and their layers. Rooms of the layers below `PEERS` may name each other and what is below
 /// them; the rooms of `PEERS` meet only in what is below.
-const ROOMS: [(&str, usize); 14] = [
+const ROOMS: [(&str, usize); 15] = [
     ("sys", 0),
     ("error", 0),
     ("app/declare", 0),
@@ -25,6 +25,7 @@ const ROOMS: [(&str, usize); 14] = [
     ("child", PEERS),
     ("cli", PEERS),
     ("daemon", PEERS),
+    ("fuzzing", PEERS),
     ("app/main", 3),
 ];
 const PEERS: usize = 2;
