@@ -70,8 +70,8 @@ pub fn client(stream: &[u8]) {
             match told {
                 Told::Response { outcome: Ok(result), .. } => drop(frame::decode::<Value>(result)),
                 Told::Response { outcome: Err(error), .. } => {
-                    drop(message::error::<Value>(error));
-                    drop(message::error::<Failure>(error));
+                    drop(frame::decode::<Value>(error));
+                    drop(frame::decode::<Failure>(error));
                 }
                 Told::Snapshot { events, .. } => drop(frame::decode::<Vec<Value>>(events)),
                 Told::Event { event, .. } => drop(frame::decode::<Value>(event)),
@@ -90,15 +90,17 @@ pub fn client(stream: &[u8]) {
 
 /// The log helper's reader; what it shows makes no terminal obey.
 pub fn log(stream: &[u8]) {
-    each(stream, FRAME_LEN_MAX, |body| match message::to_log(body) {
+    let mut is_greeted = false;
+    each(stream, FRAME_LEN_MAX, |body| match message::to_log(body, is_greeted) {
         Ok(ToLog::Record(number, record)) => {
             let mut again = Vec::new();
             message::log(number, &record, &mut again);
             let shown = Printable { text: &record.message, line_break: "\n    " }.to_string();
             assert!(shown.chars().all(|c| !c.is_control() || c == '\t' || c == '\n'), "{shown:?}");
-            assert_eq!(message::to_log(&again[HEADER_LEN..]), Ok(ToLog::Record(number, record)));
+            assert_eq!(message::to_log(&again[HEADER_LEN..], true), Ok(ToLog::Record(number, record)));
         }
-        Ok(ToLog::Hello(_)) | Err(_) => {}
+        Ok(ToLog::Hello(_)) => is_greeted = true,
+        Err(_) => {}
     });
 }
 
@@ -254,8 +256,9 @@ impl Client {
     fn listen(&mut self, callee: &mut Callee<()>) {
         let Self { caller, waiting, sequences } = self;
         assert!(callee.unsent().len() < 2 * UNSENT_MAX, "more than a peer may leave unread");
-        caller.feed(callee.unsent());
-        callee.unsent().clear();
+        caller.feed(callee.unsent().rest());
+        let len = callee.unsent().len();
+        callee.unsent().wrote(len);
         while let Some(told) = caller.next().expect("a client understands what a helper says") {
             match told {
                 Told::Response { id, .. } => {
