@@ -62,6 +62,10 @@ struct Long {
     ms: u64,
 }
 
+/// Is refused.
+#[derive(Serialize, Deserialize)]
+struct Refuse {}
+
 /// Publishes so many events of so many bytes, all with the count as their number.
 #[derive(Serialize, Deserialize)]
 struct Publish {
@@ -100,6 +104,11 @@ impl Request for Spin {
 impl Request for Long {
     const METHOD: &'static str = "long";
     type Reply = String;
+}
+
+impl Request for Refuse {
+    const METHOD: &'static str = "refuse";
+    type Reply = ();
 }
 
 impl Request for Publish {
@@ -142,7 +151,7 @@ impl Helper for Keeper {
     }
 
     fn methods(methods: Methods<Self>) -> Methods<Self> {
-        methods.on::<Slow>().on::<Again>().on::<Panic>().on::<Spin>().on::<Publish>().on::<Long>()
+        methods.on::<Slow>().on::<Again>().on::<Panic>().on::<Spin>().on::<Publish>().on::<Long>().on::<Refuse>()
     }
 
     fn snapshot(&self) -> Vec<Note> {
@@ -189,6 +198,12 @@ impl Handle<Long> for Keeper {
     async fn handle(&self, Long { len, ms }: Long) -> Result<String, String> {
         tokio::time::sleep(Duration::from_millis(ms)).await;
         Ok("x".repeat(len))
+    }
+}
+
+impl Handle<Refuse> for Keeper {
+    async fn handle(&self, _: Refuse) -> Result<(), String> {
+        Err("as it was told".to_owned())
     }
 }
 
