@@ -16,3 +16,5 @@ pub(crate) mod value;
 
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod vectors;

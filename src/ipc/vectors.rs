@@ -253,8 +253,10 @@ struct Again {
 }
 
 #[derive(Deserialize)]
-struct Text {
+struct Long {
     len: usize,
+    #[serde(rename = "ms")]
+    _ms: u64,
 }
 
 /// What the helper of the vectors makes of a request, or of a notification. `None`: it waits.
@@ -265,8 +267,8 @@ fn answered(method: &str, params: &[u8]) -> Result<Option<Result<Vec<u8>, Code>>
             message::result(&again.number, &mut out).expect("a number");
             deadline
         }),
-        "text" => message::params::<Text>(params).map(|(text, deadline)| {
-            message::result(&"x".repeat(text.len), &mut out).expect("a text");
+        "long" => message::params::<Long>(params).map(|(long, deadline)| {
+            message::result(&"x".repeat(long.len), &mut out).expect("a text");
             deadline
         }),
         "refuse" => message::whole(params).map(|()| {
