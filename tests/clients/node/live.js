@@ -279,7 +279,7 @@ async function checkCancel(client, said) {
 function lazy(socketPath, answers, ms = 0) {
   const wire = greeted(socketPath);
   wire.socket.pause();
-  for (let id = 0; id < answers; id += 1) wire.send(ipc.write([ipc.REQUEST, id, "text", [{ len: MANY, ms }]]));
+  for (let id = 0; id < answers; id += 1) wire.send(ipc.write([ipc.REQUEST, id, "long", [{ len: MANY, ms }]]));
   return wire;
 }
 

@@ -265,7 +265,7 @@ def check_too_much_unread(path, said):
     """140 answers of a million bytes, which come when all are asked for: a helper that has too much to
     write does not read on."""
     with greeted(path) as wire:
-        asked = (ipc.write([ipc.REQUEST, id, "text", [{"len": MANY, "ms": 500}]]) for id in range(140))
+        asked = (ipc.write([ipc.REQUEST, id, "long", [{"len": MANY, "ms": 500}]]) for id in range(140))
         wire.send(b"".join(asked))
         # Not a byte is read before the end: it is the helper that knows.
         wait_for_fewer(path.parent.parent, 1, OWING_MIN)
@@ -290,7 +290,7 @@ def check_owing(run_dir, said):
     """Whoever owes something for ten seconds is closed: all of them at the same time."""
     path, began = run_dir / "ipc/keeper.sock", time.monotonic()
     lazy = greeted(path)
-    lazy.send(b"".join(ipc.write([ipc.REQUEST, id, "text", [{"len": MANY}]]) for id in range(8)))
+    lazy.send(b"".join(ipc.write([ipc.REQUEST, id, "long", [{"len": MANY, "ms": 0}]]) for id in range(8)))
     silent, half, control, idle = Wire(path), greeted(path), Wire(run_dir / "control.sock"), greeted(path)
     half.send(bytes.fromhex("00 00 00 10 94 00"))
     patient = Wire(run_dir / "ipc/log.sock")
