@@ -3,6 +3,7 @@
 mod addresses;
 mod background;
 mod client;
+mod clients;
 mod cluster;
 mod commands;
 mod crashes;
