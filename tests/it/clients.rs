@@ -19,7 +19,7 @@ const NOBODY: u32 = 65534;
 /// A language, and how its client is started.
 struct Language {
     name: &'static str,
-    program: PathBuf,
+    program: &'static str,
     script: &'static str,
     /// What must be there, as `scripts/test` installs it.
     package: PathBuf,
@@ -32,13 +32,13 @@ fn installed() -> PathBuf {
 
 impl Language {
     fn python() -> Self {
-        let program = installed().join("python/bin/python");
-        Self { name: "Python", package: program.clone(), program, script: "python/check.py" }
+        let package = installed().join("python/msgpack");
+        Self { name: "Python", program: "python3", script: "python/check.py", package }
     }
 
     fn javascript() -> Self {
         let package = installed().join("node/node_modules/@msgpack/msgpack");
-        Self { name: "JavaScript", program: "node".into(), script: "node/check.js", package }
+        Self { name: "JavaScript", program: "node", script: "node/check.js", package }
     }
 
     /// Lets the client check something; returns the rules that it has seen broken.
@@ -46,14 +46,15 @@ impl Language {
         let (name, package) = (self.name, self.package.display());
         assert!(self.package.exists(), "the client in {name} needs {package}: scripts/test installs it");
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(self.script);
-        let output = Command::new(&self.program)
+        let output = Command::new(self.program)
             .arg(script)
             .args(words)
+            .env("PYTHONPATH", installed().join("python"))
             .env("NODE_PATH", installed().join("node/node_modules"))
             // The source tree stays as it is.
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .output()
-            .unwrap_or_else(|error| panic!("{} starts: {error}", self.program.display()));
+            .unwrap_or_else(|error| panic!("{} starts: {error}", self.program));
         let said = String::from_utf8_lossy(&output.stdout);
         let complaint = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "the client in {name}, {words:?}: {}\n{said}{complaint}", output.status);
