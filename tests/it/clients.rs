@@ -26,7 +26,7 @@ struct Language {
 }
 
 /// Where the packages are that the clients need.
-fn installed() -> PathBuf {
+pub(crate) fn installed() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("clients")
 }
 

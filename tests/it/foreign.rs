@@ -2,21 +2,27 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use forebay::testing::{Builder, Server};
 use nix::libc::{SIGKILL, SIGSTOP, SIGTERM};
 use serde_json::{Value, json};
 
 use crate::client::{example, get, post};
+use crate::clients::installed;
 use crate::reload::{SHORT, commit, configure, roll_back, said};
 
-/// The interpreter that has the package msgpack.
-pub(crate) fn python() -> PathBuf {
-    let target =
-        Path::new(env!("CARGO_BIN_EXE_forebay")).ancestors().nth(2).expect("the directory of all that is built");
-    let python = target.join("clients/python/bin/python3");
-    assert!(python.exists(), "{} is missing: scripts/test installs it", python.display());
-    python
+/// The interpreter itself: what stands for it in a PATH may be a script, and open descriptors of its own.
+fn python() -> String {
+    let output = Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output().expect("python3");
+    String::from_utf8(output.stdout).expect("UTF-8").trim().to_owned()
+}
+
+/// A server whose helpers in Python find their packages.
+fn of(program: impl Into<PathBuf>) -> Builder {
+    let packages = installed().join("python");
+    assert!(packages.join("msgpack").exists(), "{} lacks msgpack: scripts/test installs it", packages.display());
+    Server::of(program).variable("PYTHONPATH", packages).variable("PYTHONDONTWRITEBYTECODE", "1")
 }
 
 /// A file of the package.
@@ -26,8 +32,7 @@ fn file(name: &str) -> String {
 
 /// A section that starts Python with these words, and `more` keys.
 fn section(name: &str, words: &[&str], more: &str) -> String {
-    let command: Vec<String> =
-        std::iter::once(python().display().to_string()).chain(words.iter().map(|&word| word.into())).collect();
+    let command: Vec<String> = std::iter::once(python()).chain(words.iter().map(|&word| word.into())).collect();
     format!("[helper.{name}]\ncommand = {command:?}\n{more}\n")
 }
 
@@ -38,11 +43,11 @@ fn tariff(more: &str) -> String {
 /// A gateway with a helper that does as `mode` says.
 fn with_stranger(mode: &str, timeouts: &str) -> Builder {
     let text = format!("{timeouts}\n{}", section("stranger", &[&file("tests/it/stranger.py"), mode], ""));
-    Server::of(env!("CARGO_BIN_EXE_forebay")).workers(1).configuration(&text)
+    of(env!("CARGO_BIN_EXE_forebay")).workers(1).configuration(&text)
 }
 
 fn meter(text: &str) -> Server {
-    Server::of(example("meter")).workers(2).configuration(text).start()
+    of(example("meter")).workers(2).configuration(text).start()
 }
 
 fn price(server: &Server) -> String {
@@ -141,7 +146,7 @@ fn it_runs_as_the_services_user() {
     let scratch = scratch.expect("a directory");
     // It takes no connection: it never gets ready, and has written who it is before that matters.
     let script = r#"["sh", "-c", "cat /proc/self/status > $FOREBAY_STATE_DIR/status; exec sleep 1000"]"#;
-    let server = Server::of(env!("CARGO_BIN_EXE_forebay")).argument("--user").argument("nobody");
+    let server = of(env!("CARGO_BIN_EXE_forebay")).argument("--user").argument("nobody");
     let server = server.configuration(&format!("[helper.stranger]\ncommand = {script}\n"));
     let mut server = server.run_dir(scratch.path().join("run")).launch();
     let path = server.run_dir().join("state/status");
@@ -189,7 +194,7 @@ fn one_that_answers_no_ping_is_hung_and_one_that_breaks_a_rule_is_ended() {
 #[test]
 fn one_that_cannot_run_or_never_gets_ready_ends_the_start_or_rolls_back_the_reload() {
     let gone = "[helper.gone]\ncommand = [\"/nowhere/gone\"]\n";
-    let mut server = Server::of(env!("CARGO_BIN_EXE_forebay")).configuration(gone).launch();
+    let mut server = of(env!("CARGO_BIN_EXE_forebay")).configuration(gone).launch();
     assert_eq!(server.wait().code(), Some(1));
     assert!(server.log().contains("cannot run \"/nowhere/gone\": No such file or directory"), "{}", server.log());
     let server = meter(&format!("{SHORT}ready = 3\n{}", tariff("")));
@@ -264,7 +269,7 @@ fn nothing_of_it_outlives_the_master_or_hinders_the_next() {
             assert!(lives());
         }
         let text = fs::read_to_string(text).expect("the configuration");
-        let next = Server::of(env!("CARGO_BIN_EXE_forebay")).configuration(&text).run_dir(run_dir).start();
+        let next = of(env!("CARGO_BIN_EXE_forebay")).configuration(&text).run_dir(run_dir).start();
         assert!(!lives() && next.helper("stranger") != pid);
         next.stop();
     }
@@ -274,7 +279,7 @@ fn nothing_of_it_outlives_the_master_or_hinders_the_next() {
 fn it_starts_after_whom_it_asks_and_reaches_them() {
     let more = "asks = [\"nest\"]";
     let text = section("stranger", &[&file("tests/it/stranger.py"), "well"], more);
-    let server = Server::of(env!("CARGO_BIN_EXE_forebay")).configuration(&text).start();
+    let server = of(env!("CARGO_BIN_EXE_forebay")).configuration(&text).start();
     let log = server.log();
     let at = |words: &str| log.find(words).expect(words);
     assert!(at("helper nest generation 1 pid") < at("helper stranger generation 1 pid"), "{log}");
@@ -282,7 +287,7 @@ fn it_starts_after_whom_it_asks_and_reaches_them() {
     let directory = world["environment"]["FOREBAY_IPC_DIR"].as_str().expect("a directory");
     assert!(Path::new(directory).join("nest.sock").exists());
     server.stop();
-    let server = Server::of(env!("CARGO_BIN_EXE_forebay")).configuration(&text.replace("nest", "nobody"));
+    let server = of(env!("CARGO_BIN_EXE_forebay")).configuration(&text.replace("nest", "nobody"));
     let output = { server.launch().wait() };
     assert_eq!(output.code(), Some(78));
 }
