@@ -328,8 +328,11 @@ pub(crate) fn whole(params: &[u8]) -> Result<(), FrameError> {
     value::check(params, 1)
 }
 
-/// What a response says: the id of its request, and the result or the error as they are encoded.
-pub(crate) fn responded(mut envelope: Envelope<'_>) -> Result<(u32, Result<&[u8], &[u8]>), FrameError> {
+/// A result, or an error, as they are encoded.
+type Encoded<'a> = Result<&'a [u8], &'a [u8]>;
+
+/// What a response says, and the id of its request.
+pub(crate) fn responded(mut envelope: Envelope<'_>) -> Result<(u32, Encoded<'_>), FrameError> {
     let id = envelope.id()?;
     if envelope.nil()? {
         return Ok((id, Ok(envelope.value()?)));

@@ -71,8 +71,11 @@ mod tests {
     const READING: Owed = Owed { hello: false, frame: false, reading: true };
     const BOTH: Owed = Owed { hello: false, frame: true, reading: true };
 
-    /// What each step says, in seconds: at its time, with what was done before it.
-    fn play(steps: &[(u64, fn(&mut Owing), Owed)]) -> Vec<Option<String>> {
+    /// Seconds that go by after something was done, and what is owed then.
+    type Step = (u64, fn(&mut Owing), Owed);
+
+    /// What each step says.
+    fn play(steps: &[Step]) -> Vec<Option<String>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         runtime.block_on(async {
             let mut owing = Owing::default();
@@ -100,7 +103,7 @@ mod tests {
     fn each_thing_owed_has_ten_seconds_and_its_own_end() {
         let none: fn(&mut Owing) = |_| {};
         let late = |what: &str| Some(format!("{what} for 10 s"));
-        let table: [(&[(u64, fn(&mut Owing), Owed)], Option<String>); 6] = [
+        let table: [(&[Step], Option<String>); 6] = [
             (&[(0, none, HELLO), (9, none, HELLO)], None),
             (&[(0, none, HELLO), (9, Owing::has_spoken, HELLO), (2, Owing::has_spoken, HELLO)], late("no hello")),
             (&[(0, none, FRAME), (11, Owing::has_spoken, FRAME)], None),
