@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::Exit;
+use crate::ipc::text;
 
 /// The longest request or answer, in bytes.
 pub(crate) const CONTROL_LEN_MAX: u32 = 4 * 1024 * 1024;
@@ -36,6 +37,7 @@ pub(crate) struct Scale {
 /// The helper to be replaced, by name.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Restart {
+    #[serde(deserialize_with = "text::read")]
     pub(crate) helper: String,
 }
 
@@ -54,6 +56,7 @@ pub(crate) struct Reloaded {
 /// One step, in words.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Step {
+    #[serde(deserialize_with = "text::read")]
     pub(crate) text: String,
 }
 
@@ -65,6 +68,7 @@ pub(crate) struct Nothing {}
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Refusal {
     pub(crate) exit: u32,
+    #[serde(deserialize_with = "text::read")]
     pub(crate) reason: String,
     /// What the process at fault has logged and printed last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

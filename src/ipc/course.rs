@@ -5,19 +5,19 @@
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Course {
     /// So many messages may still come.
-    credit: u32,
+    credit: u64,
     /// The number of the last event that it knows of; `None` before a snapshot.
     last: Option<u64>,
 }
 
 impl Course {
     pub(crate) fn new(credit: u32) -> Self {
-        Self { credit, last: None }
+        Self { credit: credit.into(), last: None }
     }
 
     /// So many more may come.
     pub(crate) fn grant(&mut self, messages: u32) {
-        self.credit = self.credit.saturating_add(messages);
+        self.credit = self.credit.saturating_add(messages.into());
     }
 
     /// The error says which rule is broken.

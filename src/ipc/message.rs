@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::envelope::{self, Envelope};
 use super::frame::{self, FrameError};
-use super::value;
+use super::{text, value};
 
 pub(crate) const REQUEST: u8 = 0;
 pub(crate) const RESPONSE: u8 = 1;
@@ -47,6 +47,7 @@ const NAME_LEN_MAX: usize = 128;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Hello {
     /// What a log line names as its origin: `worker 0 generation 1`.
+    #[serde(deserialize_with = "text::read")]
     pub(crate) name: String,
     /// The longest frame that it reads, in bytes.
     #[serde(default = "Hello::reads_all", skip_serializing_if = "Hello::is_all")]
@@ -81,8 +82,10 @@ impl Hello {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Welcome {
     /// `helper nest generation 1`
+    #[serde(deserialize_with = "text::read")]
     pub(crate) name: String,
     /// The helper's own version.
+    #[serde(deserialize_with = "text::read")]
     pub(crate) version: String,
     /// The longest frame it reads from now on, in bytes.
     pub(crate) frame_len_max: u32,
@@ -95,9 +98,10 @@ pub(crate) struct Welcome {
 /// Why a request failed, or a subscription ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Failure {
+    #[serde(deserialize_with = "text::named")]
     pub(crate) code: Code,
     /// For people.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text::read")]
     pub(crate) message: String,
 }
 
@@ -135,7 +139,9 @@ pub(crate) struct LogRecord {
     pub(crate) time_us: i64,
     /// 1 error, 2 warn, 3 info, 4 debug, 5 trace.
     pub(crate) level: u32,
+    #[serde(deserialize_with = "text::read")]
     pub(crate) target: String,
+    #[serde(deserialize_with = "text::read")]
     pub(crate) message: String,
 }
 
@@ -148,9 +154,10 @@ pub(crate) struct Terms {
 /// Why a connection takes no more requests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct GoAway {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text::named")]
     pub(crate) code: GoAwayCode,
     /// For people.
+    #[serde(deserialize_with = "text::read")]
     pub(crate) reason: String,
 }
 

@@ -9,6 +9,7 @@ use serde::de::{DeserializeOwned, IntoDeserializer};
 use super::calls::Outcome;
 use crate::ipc::frame::{self, FrameError};
 use crate::ipc::message::Code;
+use crate::ipc::text;
 
 /// Why a call has no reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,8 +34,9 @@ pub enum CallError<E> {
 /// An error as it comes.
 #[derive(Deserialize)]
 struct Failed<E> {
+    #[serde(deserialize_with = "text::named")]
     code: Code,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text::read")]
     message: String,
     #[serde(default = "none")]
     data: Option<E>,
