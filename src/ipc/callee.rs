@@ -13,6 +13,7 @@ use super::message::{
     self, ANSWER_LEN_MAX, Code, FRAME_LEN_MIN, Failure, GREETING_LEN_MAX, GoAwayCode, Hello, Terms, Welcome,
 };
 use super::outgoing::Outgoing;
+use super::spare::Spare;
 
 /// Unsent bytes from which on a subscriber gets no more events, and nothing more is read from it.
 pub(crate) const UNSENT_MAX: usize = 1024 * 1024;
@@ -140,10 +141,16 @@ impl<T> Callee<T> {
         self.unsent.len() >= UNSENT_MAX
     }
 
+    /// Borrows buffers for what comes and goes now.
+    pub(crate) fn borrow_from(&mut self, read: &mut Spare, unsent: &mut Spare) {
+        self.decoder.borrow_from(read);
+        self.unsent.borrow_from(unsent);
+    }
+
     /// Gives back what memory is not needed while nothing happens.
-    pub(crate) fn rest_a_while(&mut self) {
-        self.decoder.rest_a_while();
-        self.unsent.rest_a_while();
+    pub(crate) fn give_back(&mut self, read: &mut Spare, unsent: &mut Spare) {
+        self.decoder.give_back(read);
+        self.unsent.give_back(unsent);
         if self.unanswered.is_empty() && self.unanswered.capacity() > IDLE_PLACES {
             self.unanswered = HashMap::new();
         }
@@ -655,7 +662,7 @@ mod tests {
         while callee.next().expect("valid").is_some() {}
         let len = callee.unsent().len();
         callee.unsent().wrote(len);
-        callee.rest_a_while();
+        callee.give_back(&mut Spare::default(), &mut Spare::default());
         assert!(callee.unanswered.capacity() <= IDLE_PLACES && callee.subscriptions.capacity() <= IDLE_PLACES);
         assert!(callee.unsent().tail().capacity() <= 512);
     }

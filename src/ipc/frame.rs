@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::spare::Spare;
 use super::value::{self, DEPTH_MAX};
 
 /// Bytes of the length in front.
@@ -12,9 +13,6 @@ pub(crate) const HEADER_LEN: usize = 4;
 
 /// Capacity a decoder keeps once everything is read.
 const READ_CAPACITY: usize = 16 * 1024;
-
-/// Capacity it keeps while nothing comes.
-const IDLE_CAPACITY: usize = 512;
 
 /// What is wrong with bytes of a peer. The connection ends with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,11 +149,18 @@ impl Decoder {
         self.unread.extend_from_slice(bytes);
     }
 
-    /// Gives back what memory is not needed while nothing comes.
-    pub(crate) fn rest_a_while(&mut self) {
-        if !self.has_part() && self.unread.capacity() > IDLE_CAPACITY {
-            (self.unread, self.taken) = (Vec::new(), 0);
+    /// Borrows a larger buffer while nothing is in its own.
+    pub(crate) fn borrow_from(&mut self, spare: &mut Spare) {
+        spare.lend(&mut self.unread);
+    }
+
+    /// Gives it back unless something is in it that was not taken yet.
+    pub(crate) fn give_back(&mut self, spare: &mut Spare) {
+        if !self.has_part() {
+            self.unread.clear();
+            self.taken = 0;
         }
+        spare.take_back(&mut self.unread);
     }
 
     /// From now on frames have at most `len_max` bytes.

@@ -12,6 +12,7 @@ pub(crate) mod frame;
 pub(crate) mod message;
 pub(crate) mod outgoing;
 pub(crate) mod peer;
+pub(crate) mod spare;
 pub(crate) mod text;
 pub(crate) mod value;
 

@@ -1,10 +1,9 @@
 //! What is to be written to a peer, as far as the kernel does not have it yet.
 
+use super::spare::Spare;
+
 /// Bytes that were written and are kept in front of the others, at most, unless the others are more.
 const WRITTEN_MAX: usize = 64 * 1024;
-
-/// Capacity that is kept while nothing is to be written.
-const IDLE_CAPACITY: usize = 512;
 
 #[derive(Debug, Default)]
 pub(crate) struct Outgoing {
@@ -43,11 +42,14 @@ impl Outgoing {
         }
     }
 
-    /// Gives back what memory is not needed while nothing is to be written.
-    pub(crate) fn rest_a_while(&mut self) {
-        if self.is_empty() && self.bytes.capacity() > IDLE_CAPACITY {
-            *self = Self::default();
-        }
+    /// Borrows a larger buffer while nothing is in its own.
+    pub(crate) fn borrow_from(&mut self, spare: &mut Spare) {
+        spare.lend(&mut self.bytes);
+    }
+
+    /// Gives it back unless something is in it.
+    pub(crate) fn give_back(&mut self, spare: &mut Spare) {
+        spare.take_back(&mut self.bytes);
     }
 }
 
@@ -56,6 +58,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::ipc::spare::IDLE_CAPACITY;
 
     proptest! {
         #[test]
@@ -73,7 +76,7 @@ mod tests {
                 }
                 outgoing.wrote(count);
                 prop_assert!(outgoing.bytes.len() <= 2 * outgoing.len().max(WRITTEN_MAX));
-                outgoing.rest_a_while();
+                outgoing.give_back(&mut Spare::default());
                 prop_assert!(!outgoing.is_empty() || outgoing.bytes.capacity() <= IDLE_CAPACITY);
             }
         }

@@ -247,6 +247,10 @@ impl Serving {
 
     /// Goes on until the peer has to do something. True: the connection is over.
     fn turn(&mut self, context: &mut Context<'_>) -> Result<bool, Violation> {
+        {
+            let [read, unsent] = &mut *self.desk.spares.borrow_mut();
+            self.connection.callee.borrow_mut().borrow_from(read, unsent);
+        }
         loop {
             let is_done = self.answer(context)?;
             let has_room = match self.write(context) {
@@ -274,7 +278,8 @@ impl Serving {
     fn check_what_is_owed(&mut self, context: &mut Context<'_>) -> Result<(), Violation> {
         let mut callee = self.connection.callee.borrow_mut();
         callee.check_what_is_unread()?;
-        callee.rest_a_while();
+        let [read, unsent] = &mut *self.desk.spares.borrow_mut();
+        callee.give_back(read, unsent);
         let owed = Owed {
             hello: callee.peer().is_none(),
             frame: callee.peer().is_some() && callee.is_in_a_frame() && !callee.is_full(),

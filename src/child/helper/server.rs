@@ -14,6 +14,7 @@ use crate::app::declare::Singleton;
 use crate::child::life::record;
 use crate::ipc::message::{self, GoAwayCode};
 use crate::ipc::peer;
+use crate::ipc::spare::Spare;
 
 /// Connections at once. More wait in the socket's queue.
 const CONNECTIONS_MAX: usize = 4096;
@@ -29,6 +30,8 @@ pub(super) struct Desk {
     pub(super) version: String,
     /// What is read at once, of whichever connection: an idle one needs none.
     pub(super) buffer: RefCell<Box<[u8]>>,
+    /// For what was read and not yet taken, and for what is unsent, of the connection whose turn it is.
+    pub(super) spares: RefCell<[Spare; 2]>,
     /// Whether everyone shall leave.
     pub(super) closing: watch::Sender<bool>,
     /// How many connections there are.
@@ -59,7 +62,8 @@ impl Server {
     ) -> Self {
         let (closing, open) = (watch::Sender::new(false), watch::Sender::new(0));
         let buffer = RefCell::new(vec![0; READ_LEN].into_boxed_slice());
-        let desk = Rc::new(Desk { singleton, bus, name, version, buffer, closing, open });
+        let spares = RefCell::default();
+        let desk = Rc::new(Desk { singleton, bus, name, version, buffer, spares, closing, open });
         Self { listener, desk, turned_away: TurnedAway::default() }
     }
 

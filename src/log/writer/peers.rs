@@ -13,6 +13,7 @@ use super::Lines;
 use crate::ipc::frame::{Decoder, FrameError};
 use crate::ipc::message::{self, GREETING_LEN_MAX, LogRecord, ToLog};
 use crate::ipc::peer;
+use crate::ipc::spare::Spare;
 use crate::log::logger::MESSAGE_LEN_MAX;
 
 /// The longest frame after the hello: a message of the longest kind with all that stands beside it.
@@ -164,7 +165,8 @@ impl Peer {
             }
         }
         if !self.readable {
-            self.reader.decoder.rest_a_while();
+            // It may be silent for long now.
+            self.reader.decoder.give_back(&mut Spare::default());
         }
         ControlFlow::Continue(())
     }
