@@ -15,9 +15,10 @@ pub(crate) fn monotonic_ms() -> u64 {
     now_ms(ClockId::CLOCK_MONOTONIC)
 }
 
-/// The same clock, after so much more time.
+/// The same clock, after so much more time, and never before: the part of a millisecond that has passed
+/// is not counted.
 pub(crate) fn monotonic_ms_in(time: Duration) -> u64 {
-    monotonic_ms().saturating_add(ms(time))
+    monotonic_ms().saturating_add(ms(time)).saturating_add(1)
 }
 
 /// The same clock as the kernel's last tick has left it, 1 to 10 ms ago: a fifth of the cost.
