@@ -1,4 +1,5 @@
-//! A test kit: the application's real binary with N workers, driven by its tests.
+//! A test kit: the application's real binary with N workers, driven by its tests; one [`Helper`] in the
+//! test's own process; a [`Fake`] in the place of one, for tests of a router.
 //!
 //! ```no_run
 //! use forebay::testing::Server;
@@ -13,7 +14,11 @@
 //! server.stop();
 //! ```
 
+mod fake;
+mod helper;
 mod processes;
 mod server;
 
+pub use self::fake::{Fake, FakeBuilder};
+pub use self::helper::{Helper, HelperBuilder};
 pub use self::server::{Builder, Server};

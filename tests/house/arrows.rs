@@ -29,7 +29,7 @@ const ROOMS: [(&str, usize); 15] = [
     ("app/main", 3),
 ];
 const PEERS: usize = 2;
-const TESTING_USES: [&str; 3] = ["contract", "error", "settings"];
+const TESTING_USES: [&str; 5] = ["app/configuration", "child", "contract", "error", "settings"];
 
 /// Crates that only some places may name in production code, as starts of paths below `src/`.
 const HOMES: [(&str, &[&str]); 2] = [

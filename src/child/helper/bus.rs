@@ -9,7 +9,7 @@ use crate::app::declare::Publish;
 
 /// Counts what is published and hands it to every connection.
 pub(super) struct Bus {
-    /// The process's start, in milliseconds since 1970: a later process has a greater one.
+    /// The process's start, in microseconds since 1970: a later process has a greater one.
     epoch: u64,
     sequence: Cell<u64>,
     connections: RefCell<Vec<Weak<Connection>>>,
@@ -18,7 +18,7 @@ pub(super) struct Bus {
 impl Bus {
     pub(super) fn new() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let epoch = u64::try_from(since.as_millis()).unwrap_or(0);
+        let epoch = u64::try_from(since.as_micros()).unwrap_or(0);
         Self { epoch, sequence: Cell::new(0), connections: RefCell::default() }
     }
 

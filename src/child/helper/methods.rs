@@ -1,6 +1,7 @@
 //! Which requests a helper answers: the method's name to the code that knows its types.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::rc::Rc;
 
 use serde::Serialize;
@@ -65,6 +66,19 @@ where
     H: Handle<R>,
     R: Request,
 {
+    answer(params, now_ms, async move |request: R| helper.handle(request).await)
+}
+
+/// Reads a request and has it handled; the future gives the response's last two elements.
+pub(super) fn answer<R, E>(
+    params: &[u8],
+    now_ms: u64,
+    handle: impl AsyncFnOnce(R) -> Result<R::Reply, E> + 'static,
+) -> Result<LocalFuture<Vec<u8>>, Unanswerable>
+where
+    R: Request,
+    E: Display + Serialize + 'static,
+{
     let (request, deadline_ms) =
         message::params::<R>(params).map_err(|error| Unanswerable::BadParams(error.reason()))?;
     if deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now_ms) {
@@ -73,7 +87,7 @@ where
     // All of the application's code is within: a panic of its error's `Display` is its request's too.
     let answering = Caught::new(async move {
         let mut out = Vec::new();
-        let encoded = match helper.handle(request).await {
+        let encoded = match handle(request).await {
             Ok(reply) => message::result(&reply, &mut out),
             Err(error) => {
                 let failed = Failed { code: Code::Failed, message: error.to_string(), data: Some(&error) };

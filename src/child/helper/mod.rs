@@ -10,6 +10,8 @@ mod connection;
 mod context;
 mod methods;
 mod server;
+#[cfg(feature = "testing")]
+pub(crate) mod solo;
 mod traits;
 
 use std::any::TypeId;
@@ -43,17 +45,7 @@ impl App {
     /// one of forebay's own processes. The helper's settings are the section of that name.
     /// [`Helper`] has an example.
     pub fn helper<H: Helper>(mut self, name: &'static str) -> Self {
-        self.helpers.push(Declaration {
-            name,
-            version: H::VERSION,
-            asks: H::ASKS,
-            work: Work::Own(Own {
-                kind: TypeId::of::<H>(),
-                is_wanted: H::is_wanted,
-                check: |configuration, name| configuration.section::<H::Config>(name).map(drop),
-                start: |place| Box::pin(start::<H>(place)),
-            }),
-        });
+        self.helpers.push(declaration::<H>(name));
         self
     }
 }
@@ -69,10 +61,33 @@ impl Worker {
     }
 }
 
+/// What the zygote and the helper's process need of the type.
+fn declaration<H: Helper>(name: &'static str) -> Declaration {
+    Declaration {
+        name,
+        version: H::VERSION,
+        asks: H::ASKS,
+        work: Work::Own(Own {
+            kind: TypeId::of::<H>(),
+            is_wanted: H::is_wanted,
+            check: |configuration, name| configuration.section::<H::Config>(name).map(drop),
+            start: |place| Box::pin(start::<H>(place)),
+        }),
+    }
+}
+
 async fn start<H: Helper>(place: Birthplace) -> Result<Rc<dyn Singleton>> {
     let config = place.neighbours.configuration.section(place.declaration.name)?;
     let helper = Rc::new(H::start(config, Context::new(place)).await?);
     Ok(Rc::new(Running { helper, methods: Methods::of() }))
+}
+
+/// A value as it travels.
+#[cfg(feature = "testing")]
+pub(crate) fn encoded<T: serde::Serialize + ?Sized>(value: &T) -> Result<Vec<u8>> {
+    let mut out = Vec::new();
+    frame::append(value, &mut out)?;
+    Ok(out)
 }
 
 /// A helper that was started.
