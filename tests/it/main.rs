@@ -22,6 +22,7 @@ mod held;
 mod identity;
 mod isolation;
 mod kept;
+mod kit;
 mod last_acts;
 mod lifecycle;
 mod listeners;
