@@ -23,7 +23,7 @@ fn labelled(id: &str, label: &str) -> NestEvent {
 }
 
 pub(crate) fn snapshot(epoch: u64, sequence: u64, events: Vec<NestEvent>) -> Update<NestEvent> {
-    Update::Snapshot { epoch, sequence, events }
+    Update::Snapshot { epoch, sequence, missed: 0, events }
 }
 
 fn event(sequence: u64, event: NestEvent) -> Update<NestEvent> {

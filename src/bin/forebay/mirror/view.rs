@@ -62,7 +62,7 @@ impl View {
     /// Takes in an update. What it changed is to be told to all followers.
     pub(super) fn apply(&mut self, update: Update<NestEvent>) -> Option<Frame> {
         let events = match update {
-            Update::Snapshot { epoch, sequence, events } => self.begin(Position { epoch, sequence }, events),
+            Update::Snapshot { epoch, sequence, events, .. } => self.begin(Position { epoch, sequence }, events),
             Update::Event { sequence, event } => {
                 self.position.sequence = sequence;
                 self.take(event)

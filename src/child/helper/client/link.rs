@@ -272,7 +272,7 @@ impl State {
                 Told::Event { id, sequence, event } => self.topics.event(id, sequence, event)?,
                 Told::Resync { id, missed } => {
                     log::debug!("{name}: subscription {id} missed {missed} events");
-                    self.topics.resync(id);
+                    self.topics.resync(id, missed);
                 }
                 Told::End { id, failure } => log::warn!("{name} ended subscription {id}: {}", failure.message),
                 Told::GoAway(GoAway { code: GoAwayCode::Leaving, .. }) => self.phase = Phase::Leaving,

@@ -42,6 +42,9 @@ pub enum Update<E> {
         epoch: u64,
         /// The number of the last event that is part of it.
         sequence: u64,
+        /// So many events were left out before it, because they were not taken in time. 0 at the beginning,
+        /// and after a restart of the helper: how many those were that nobody has got is not known.
+        missed: u64,
         /// What [`Helper::snapshot`](super::super::Helper::snapshot) said.
         events: Vec<E>,
     },
@@ -65,6 +68,8 @@ struct Topic {
     updates: VecDeque<Raw>,
     /// What may be told next on this connection.
     course: Course,
+    /// Left out before the snapshot that comes next.
+    missed: u64,
     /// Taken and not reported.
     taken: u32,
     waker: Option<Waker>,
@@ -72,7 +77,7 @@ struct Topic {
 
 /// An update, its events encoded.
 enum Raw {
-    Snapshot { epoch: u64, sequence: u64, events: Vec<u8> },
+    Snapshot { epoch: u64, sequence: u64, missed: u64, events: Vec<u8> },
     Event { sequence: u64, event: Vec<u8> },
 }
 
@@ -95,8 +100,8 @@ impl<E: DeserializeOwned> Subscription<E> {
     pub async fn next(&mut self) -> Update<E> {
         loop {
             let decoded = match poll_fn(|context| self.poll_next(context.waker())).await {
-                Raw::Snapshot { epoch, sequence, events } => {
-                    frame::decode(&events).map(|events| Update::Snapshot { epoch, sequence, events })
+                Raw::Snapshot { epoch, sequence, missed, events } => {
+                    frame::decode(&events).map(|events| Update::Snapshot { epoch, sequence, missed, events })
                 }
                 Raw::Event { sequence, event } => frame::decode(&event).map(|event| Update::Event { sequence, event }),
             };
@@ -143,7 +148,7 @@ impl Topics {
             return None;
         }
         self.next_id = self.next_id.wrapping_add(1);
-        let topic = Topic { updates: VecDeque::new(), course: Course::new(WINDOW), taken: 0, waker: None };
+        let topic = Topic { updates: VecDeque::new(), course: Course::new(WINDOW), missed: 0, taken: 0, waker: None };
         self.known.insert(self.next_id, topic);
         Some(self.next_id)
     }
@@ -154,7 +159,7 @@ impl Topics {
             let lying = u32::try_from(topic.updates.len()).unwrap_or(WINDOW);
             // What lies here is taken before the new snapshot, and counts when it is.
             let credit = WINDOW.saturating_sub(lying);
-            (topic.taken, topic.course) = (0, Course::new(credit));
+            (topic.taken, topic.missed, topic.course) = (0, 0, Course::new(credit));
             message::subscribe(id, TOPIC, Terms { credit }, out);
         }
     }
@@ -164,7 +169,8 @@ impl Topics {
         // One that was just ended may be told a little more.
         let Some(topic) = self.get(id) else { return Ok(()) };
         topic.course.snapshot(sequence)?;
-        topic.push(Raw::Snapshot { epoch, sequence, events: events.to_vec() });
+        let missed = std::mem::take(&mut topic.missed);
+        topic.push(Raw::Snapshot { epoch, sequence, missed, events: events.to_vec() });
         Ok(())
     }
 
@@ -176,8 +182,9 @@ impl Topics {
     }
 
     /// Events were left out: a snapshot comes next.
-    pub(super) fn resync(&mut self, id: u32) {
+    pub(super) fn resync(&mut self, id: u32, missed: u64) {
         if let Some(topic) = self.get(id) {
+            topic.missed = topic.missed.saturating_add(missed);
             topic.course.resync();
         }
     }
