@@ -296,6 +296,57 @@ fn overloaded((status, took): (StatusCode, Duration)) -> Duration {
     took
 }
 
+/// What became of the calls of a storm.
+#[derive(Default, Serialize)]
+struct Storm {
+    answered: u64,
+    /// Of requests that may not be done twice.
+    unknown: u64,
+    /// Answered with another call's number.
+    wrong: u64,
+    /// Failed in another way.
+    failed: u64,
+    /// Of a call that was answered, and of one that was not, in milliseconds.
+    longest_ms: u64,
+}
+
+/// Keeps so many calls in flight for so long, one half of which may be done twice.
+async fn storm(keeper: Client<Keeper>, callers: u64, ms: u64) -> axum::Json<Storm> {
+    let until = Instant::now() + Duration::from_millis(ms);
+    let mut asked = tokio::task::JoinSet::new();
+    for caller in 0..callers.min(FLOOD_MAX) {
+        let keeper = keeper.clone();
+        asked.spawn(async move {
+            let mut seen = Storm::default();
+            for number in (caller << 32).. {
+                let began = Instant::now();
+                if began > until {
+                    break;
+                }
+                let outcome = match caller % 2 {
+                    0 => keeper.call(Again { number, ms: 5 }).await,
+                    _ => keeper.call(Slow { number, ms: 5 }).await,
+                };
+                match outcome {
+                    Ok(answer) if answer == number => seen.answered += 1,
+                    Ok(_) => seen.wrong += 1,
+                    Err(CallError::OutcomeUnknown) if caller % 2 == 1 => seen.unknown += 1,
+                    Err(_) => seen.failed += 1,
+                }
+                seen.longest_ms = seen.longest_ms.max(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
+            }
+            seen
+        });
+    }
+    axum::Json(asked.join_all().await.into_iter().fold(Storm::default(), |sum, one| Storm {
+        answered: sum.answered + one.answered,
+        unknown: sum.unknown + one.unknown,
+        wrong: sum.wrong + one.wrong,
+        failed: sum.failed + one.failed,
+        longest_ms: sum.longest_ms.max(one.longest_ms),
+    }))
+}
+
 fn echoed(body: String) -> ([(&'static str, String); 1], String) {
     ([("worker-pid", std::process::id().to_string())], body)
 }
@@ -322,6 +373,9 @@ fn routes(keeper: Client<Keeper>) -> Router {
     };
     let many =
         async |State(keeper): Asked, Segments(calls): Segments<u64>| flood(keeper.with_deadline(PATIENCE), calls).await;
+    let storming = async |State(keeper): Asked, Segments((callers, ms)): Segments<(u64, u64)>| {
+        storm(keeper.with_deadline(PATIENCE), callers, ms).await
+    };
     // What was sent, and who sends it back; the second one asks first.
     let echo = async |body: String| echoed(body);
     let ask = async |State(keeper): Asked, body: String| {
@@ -339,6 +393,7 @@ fn routes(keeper: Client<Keeper>) -> Router {
         .route("/spin", get(spin))
         .route("/publish/{events}/{len}", get(publish))
         .route("/flood/{calls}", get(many))
+        .route("/storm/{callers}/{ms}", get(storming))
         .with_state(keeper)
 }
 

@@ -169,6 +169,43 @@ fn a_helper_killed_again_and_again_is_reached_again_at_once() {
     server.stop();
 }
 
+/// The short form of it; `FOREBAY_ROUNDS` says how many kills.
+#[test]
+fn kills_under_a_storm_of_calls_mix_up_no_answers_and_leave_no_call_without_one() {
+    let rounds = std::env::var("FOREBAY_ROUNDS").map_or(40, |rounds| rounds.parse().expect("a number of rounds"));
+    let server = keeper().workers(1).configuration("[restart]\nintensity = 100000\n").start();
+    let watch = Watch::start(&server);
+    let mut kills = 0;
+    let mut waits = Vec::new();
+    while kills < rounds {
+        let storm = Asked::start(server.address(), "/storm/64/2000".to_owned());
+        while !storm.0.is_finished() {
+            let pid = server.helper("keeper");
+            let begun = journal(&server).len();
+            server.wait_for("calls in flight", || {
+                (journal(&server).len() >= begun + 64 || storm.0.is_finished()).then_some(())
+            });
+            server.signal(pid, SIGKILL);
+            let (killed, before) = (Instant::now(), journal(&server).len());
+            server.wait_for("calls again", || {
+                (journal(&server).len() > before + 64 || storm.0.is_finished()).then_some(())
+            });
+            waits.push(killed.elapsed());
+            kills += 1;
+            let _ = fs::remove_file(server.run_dir().join("state/keeper.journal"));
+        }
+        let (answer, took) = storm.finish();
+        let seen: serde_json::Value = serde_json::from_str(&answer.body).expect("JSON");
+        assert!(seen["wrong"] == 0 && seen["failed"] == 0 && seen["answered"].as_u64() > Some(100), "{seen}");
+        assert!(took < Duration::from_secs(2) + Duration::from_secs(15), "{seen}");
+        println!("{kills} kills: {seen}");
+    }
+    waits.sort_unstable();
+    println!("calls are begun again {:?} after a kill, the longest after {:?}", waits[waits.len() / 2], waits.last());
+    assert_eq!(watch.most_at_once(), 1, "never two");
+    server.stop();
+}
+
 #[test]
 fn waiting_for_a_helper_is_bounded() {
     let gate = tempfile::NamedTempFile::new().expect("a file");
