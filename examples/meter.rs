@@ -81,15 +81,43 @@ async fn follow(tariff: Client<Tariff>) -> Result<(), CallError<String>> {
     }
 }
 
+fn routes(tariff: Client<Tariff>) -> Router {
+    Router::new().route("/price/{kwh}", get(price)).route("/change/{cents}", post(change)).with_state(tariff)
+}
+
 fn main() -> ExitCode {
     App::new("meter")
         .http(async |worker| {
             let tariff = worker.helper::<Tariff>("tariff")?;
             tokio::spawn(follow(tariff.clone()));
-            Ok(Router::new()
-                .route("/price/{kwh}", get(price))
-                .route("/change/{cents}", post(change))
-                .with_state(tariff))
+            Ok(routes(tariff))
         })
         .main()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use axum::http::Request;
+    use forebay::testing::Fake;
+    use tower_service::Service;
+
+    use super::*;
+
+    /// The routes, and a tariff that this test made up.
+    #[tokio::test]
+    async fn a_price_is_shown_and_a_refusal_too() {
+        let refuse = async |Change { cents }| Err(format!("{cents} ct is not a price"));
+        let tariff = Fake::<Tariff>::named("tariff").on(async |Price { kwh }| Ok(kwh * 10.0)).on(refuse);
+        let tariff = tariff.start().expect("a fake");
+        let mut routes = routes(tariff.client().expect("its client"));
+        for (method, path, status, text) in
+            [("GET", "/price/2.5", 200, "25 ct\n"), ("POST", "/change/-1", 422, "-1 ct is not a price\n")]
+        {
+            let request = Request::builder().method(method).uri(path).body(Body::empty()).expect("a request");
+            let answer = routes.call(request).await.expect("an answer");
+            assert_eq!(answer.status(), status);
+            assert_eq!(to_bytes(answer.into_body(), 1000).await.expect("a body"), text);
+        }
+    }
 }

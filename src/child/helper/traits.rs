@@ -14,9 +14,14 @@ use crate::error::Result;
 /// Something there can only be one of, in a process of its own: an upstream connection, a cache, a
 /// device.
 ///
-/// forebay starts it before the workers, replaces it when it dies (never before the last one is
-/// gone), and carries requests and events between it and everyone who asks. Its process has one
-/// thread and one tokio loop, so its state may be `Rc` and `RefCell`.
+/// forebay starts it before the workers, replaces it when it dies, and carries requests and events
+/// between it and everyone who asks. Its process has one thread and one tokio loop, so its state may be
+/// `Rc` and `RefCell`.
+///
+/// In one run directory at most one process of a helper's name lives at any moment, over crashes, reloads
+/// and a master that was killed: the next one is started only after the kernel has reaped the last, or,
+/// where another master had made that, has shown that it is dead. So there is at most one of whatever the
+/// process holds.
 ///
 /// ```
 /// use std::cell::Cell;
@@ -114,7 +119,11 @@ pub trait Helper: Sized + 'static {
         methods
     }
 
-    /// The events that tell a new subscriber how things stand; what is published later follows.
+    /// The events that tell a new subscriber how things stand; what is published later follows. A
+    /// subscriber that did not keep up gets them too, instead of what it has missed, and how much that was.
+    ///
+    /// Where events are a state's changes, this is the latest value of each key. Where they leave nothing
+    /// behind, it is empty, and whoever missed some is only told that.
     ///
     /// Change the state and [publish](Context::publish) the event without an `await` between them:
     /// then a subscriber misses nothing and sees nothing twice.
