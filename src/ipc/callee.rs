@@ -269,7 +269,8 @@ impl<T> Callee<T> {
 
     /// Answers; `outcome` is what `message::result` or `message::failed` wrote.
     pub(crate) fn answer(&mut self, id: u32, outcome: &[u8]) {
-        if self.unsent.len().saturating_add(outcome.len()) > UNREAD_MAX {
+        let is_read = outcome.len() <= self.reads as usize;
+        if is_read && self.unsent.len() + outcome.len() > UNREAD_MAX {
             self.is_flooded = true;
             return;
         }
@@ -636,6 +637,8 @@ mod tests {
     #[test]
     fn what_is_not_read_ends_the_connection_before_it_is_more_than_128_mib() {
         let mut callee = greeted();
+        callee.answer(9, &vec![0xc0; UNREAD_MAX + 1]);
+        assert_eq!((callee.check_what_is_unread(), &written(&mut callee)[0][2]["code"]), (Ok(()), &"too_long".into()));
         let answer = vec![0xc0; 30 << 20];
         for id in 0..4 {
             callee.answer(id, &answer);

@@ -61,6 +61,9 @@ impl<'a> Envelope<'a> {
 
     /// The last element that this version knows, looked through: for what nobody may ever read.
     pub(crate) fn value(mut self) -> Result<&'a [u8], FrameError> {
+        if self.elements == 1 && value::is_plain(self.rest) {
+            return Ok(self.rest);
+        }
         let element = self.element()?;
         self.end()?;
         Ok(element)

@@ -301,6 +301,7 @@ pub(crate) fn requested(body: &[u8]) -> Result<(u32, &str, &[u8]), FrameError> {
 }
 
 /// The parameters of a request or a notification, for [`params`].
+#[inline]
 pub(crate) fn arguments(envelope: Envelope<'_>) -> Result<&[u8], FrameError> {
     let params = envelope.payload()?;
     if value::is_array(params) {

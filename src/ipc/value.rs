@@ -20,12 +20,29 @@ pub(crate) fn check(mut bytes: &[u8], outer: usize) -> Result<(), FrameError> {
     end(bytes)
 }
 
+/// Whether `bytes` are one number, nil, a truth value or a short string, and nothing behind it: what most
+/// answers are is seen at once. False says nothing.
+#[inline]
+pub(crate) fn is_plain(bytes: &[u8]) -> bool {
+    let len = match bytes.first() {
+        Some(0..=0x7f | 0xe0.. | 0xc0 | 0xc2 | 0xc3) => 1,
+        Some(&(byte @ 0xa0..=0xbf)) => 1 + usize::from(byte & 0x1f),
+        Some(0xcc | 0xd0) => 2,
+        Some(0xcd | 0xd1) => 3,
+        Some(0xca | 0xce | 0xd2) => 5,
+        Some(0xcb | 0xcf | 0xd3) => 9,
+        Some(_) | None => return false,
+    };
+    bytes.len() == len
+}
+
 /// Whether nothing is left.
 pub(crate) fn end(rest: &[u8]) -> Result<(), FrameError> {
     if rest.is_empty() { Ok(()) } else { Err(FrameError::Malformed("bytes behind the message".to_owned())) }
 }
 
 /// Whether `bytes` begin with an array: fixarray, array 16 and array 32.
+#[inline]
 pub(crate) fn is_array(bytes: &[u8]) -> bool {
     matches!(bytes.first(), Some(0x90..=0x9f | 0xdc | 0xdd))
 }
@@ -211,6 +228,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_plain_is_one_value(bytes in proptest::collection::vec(any::<u8>(), 0..12)) {
+            prop_assert!(!is_plain(&bytes) || check(&bytes, 127).is_ok());
+        }
+
         /// What another reader takes for one value is one, and nothing else is.
         #[test]
         fn another_reader_agrees(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {

@@ -173,7 +173,6 @@ impl Serving {
         let mut now_ms = None;
         loop {
             let mut callee = self.connection.callee.borrow_mut();
-            callee.check_what_is_unread()?;
             if callee.is_full() {
                 return Ok(false);
             }
@@ -182,13 +181,15 @@ impl Serving {
                 Some(Asked::Nothing) => {}
                 Some(Asked::Hello) => callee.welcome(name, version),
                 Some(Asked::Request { id, method, params }) => {
-                    let begun = self.call(method, params, *now_ms.get_or_insert_with(monotonic_ms))?;
+                    let begun = self.call(method, params, *now_ms.get_or_insert_with(monotonic_ms));
+                    check_the_refused(&begun, params)?;
                     // Before the request runs: it may publish, on this connection too.
                     drop(callee);
                     self.begin(id, begun, context);
                 }
                 Some(Asked::Notification { method, params }) => {
-                    let begun = self.call(method, params, *now_ms.get_or_insert_with(monotonic_ms))?;
+                    let begun = self.call(method, params, *now_ms.get_or_insert_with(monotonic_ms));
+                    check_the_refused(&begun, params)?;
                     drop(callee);
                     match begun {
                         Ok(notification) => self.connection.run(notification),
@@ -205,15 +206,9 @@ impl Serving {
     }
 
     /// Reads a request; whatever panics in the application's types is this request's fault.
-    fn call(&self, method: &str, params: &[u8], now_ms: u64) -> Result<Begun, Violation> {
+    fn call(&self, method: &str, params: &[u8], now_ms: u64) -> Begun {
         let singleton = self.desk.singleton.clone();
-        let begun = catch_unwind(AssertUnwindSafe(|| singleton.call(method, params, now_ms)));
-        let begun = begun.unwrap_or(Err(Unanswerable::Panicked));
-        if begun.is_err() {
-            // Nobody has seen their end yet: no request is refused that is none.
-            message::whole(params)?;
-        }
-        Ok(begun)
+        catch_unwind(AssertUnwindSafe(|| singleton.call(method, params, now_ms))).unwrap_or(Err(Unanswerable::Panicked))
     }
 
     /// Runs a request as far as it goes at once; what then waits gets a task of its own.
@@ -324,6 +319,11 @@ impl Future for Serving {
 
 /// A request that runs, or why it does not.
 type Begun = Result<LocalFuture<Vec<u8>>, Unanswerable>;
+
+/// Nobody has seen the end of parameters that were refused: no message is answered that is none.
+fn check_the_refused(begun: &Begun, params: &[u8]) -> Result<(), Violation> {
+    if begun.is_err() { Ok(message::whole(params)?) } else { Ok(()) }
+}
 
 fn refusal(why: Unanswerable) -> (Code, String) {
     match why {
