@@ -26,7 +26,7 @@ pub(crate) fn check(mut bytes: &[u8], outer: usize) -> Result<(), FrameError> {
 pub(crate) fn is_plain(bytes: &[u8]) -> bool {
     let len = match bytes.first() {
         Some(0..=0x7f | 0xe0.. | 0xc0 | 0xc2 | 0xc3) => 1,
-        Some(&(byte @ 0xa0..=0xbf)) => 1 + usize::from(byte & 0x1f),
+        Some(&byte @ 0xa0..=0xbf) => 1 + usize::from(byte & 0x1f),
         Some(0xcc | 0xd0) => 2,
         Some(0xcd | 0xd1) => 3,
         Some(0xca | 0xce | 0xd2) => 5,
