@@ -16,6 +16,7 @@ use std::process::Command;
 
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
+use nix::unistd::{AccessFlags, access};
 use serde::Deserialize;
 
 use super::boot::Seat;
@@ -24,7 +25,7 @@ use crate::app::configuration::Configuration;
 use crate::app::declare::{App, Declaration, Program, Work};
 use crate::contract::ids::{HelperName, Role};
 use crate::contract::lock;
-use crate::contract::orders::ChildReport;
+use crate::contract::orders::{ChildReport, IPC_DIR_VARIABLE, ROLE_VARIABLE};
 use crate::error::mistakes::unknown;
 use crate::error::{Exit, Result};
 use crate::ipc::channel;
@@ -98,7 +99,13 @@ pub(super) fn declared(app: &App, configuration: &Configuration) -> Result<Vec<D
 /// Looks whether the section is as it should be, if there are helpers of these names.
 pub(super) fn check(configuration: &Configuration, (place, name): &(String, String), names: &[&str]) -> Result<()> {
     HelperName::parse(name).map_err(|why| format!("{place}: {why}"))?;
-    let Declaration { asks, .. } = declare(configuration, name)?;
+    let Declaration { asks, work, .. } = declare(configuration, name)?;
+    if let Work::Foreign(program) = work
+        && !found(&program.command[0]).is_some_and(|path| is_executable(&path))
+    {
+        let what = format!("`command`: {:?} is no program that could be executed here", program.command[0]);
+        return Err(format!("{place}: [{name}]: {what}").into());
+    }
     match asks.iter().find(|asked| !names.contains(asked)) {
         Some(asked) => {
             Err(format!("{place}: [{name}]: `asks`: {}", unknown("helper", asked, names.iter().copied())).into())
@@ -144,6 +151,10 @@ fn found(name: &str) -> Option<PathBuf> {
     }
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|directory| directory.join(name)).find(|candidate| candidate.is_file())
+}
+
+fn is_executable(path: &Path) -> bool {
+    path.is_file() && access(path, AccessFlags::X_OK).is_ok()
 }
 
 /// The program that this process shall become, if it shall.
@@ -215,9 +226,9 @@ fn command(name: HelperName, program: &Program, ipc_dir: &Path, state_dir: &Path
         .env("LISTEN_FDS", "1")
         .env("LISTEN_PID", std::process::id().to_string())
         .env("LISTEN_FDNAMES", name.as_str())
-        .env("FOREBAY_IPC_DIR", ipc_dir)
+        .env(IPC_DIR_VARIABLE, ipc_dir)
         .env("FOREBAY_STATE_DIR", state_dir)
-        .env("FOREBAY_ROLE", role.to_string());
+        .env(ROLE_VARIABLE, role.to_string());
     command
 }
 

@@ -31,6 +31,11 @@ pub(crate) const RECALLED_LEN_MAX: usize = 1000;
 /// The variable whose presence makes a program a zygote instead of a master.
 pub(crate) const ZYGOTE_VARIABLE: &str = "FOREBAY_ZYGOTE";
 
+/// What a helper in another language finds in its environment: the directory of all helpers' sockets, and
+/// who it is.
+pub(crate) const IPC_DIR_VARIABLE: &str = "FOREBAY_IPC_DIR";
+pub(crate) const ROLE_VARIABLE: &str = "FOREBAY_ROLE";
+
 /// Master to zygote.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ZygoteOrder {

@@ -12,7 +12,7 @@ use super::children::Output;
 use super::release::Release;
 use super::supervisor::{Action, Event, Progress, Report};
 use super::{Master, RECORDS, report};
-use crate::contract::ids::{Birth, Generation, Role};
+use crate::contract::ids::{Birth, Generation, HelperName, Role};
 use crate::contract::lock;
 use crate::contract::orders::{Begin, ChildOrder, LogOrder, ZygoteOrder};
 use crate::contract::time::{heartbeat_period, ms};
@@ -248,17 +248,29 @@ impl Master {
             }
             (role @ Role::Helper(name, generation), record) => {
                 self.make_output(role)?;
+                if self.offers.is_foreign(generation, name) {
+                    self.watch_foreign(birth, generation, name)?;
+                }
                 let settings = &self.release(generation)?.settings;
                 // One that was ordered before a commit, and is kept, logs what is wanted now.
                 let Settings { log_level, .. } = if generation < self.serving { &self.settings } else { settings };
-                self.begin_forked(birth, role, record, settings, log_level, self.offers.socket(name).into_iter())?;
-                if self.offers.is_foreign(generation, name) {
-                    let (path, hang) = (self.run_dir.helper_socket_path(name), settings.timeouts.hang);
-                    self.probes.watch(birth, path, heartbeat_period(hang), Instant::now());
-                }
-                Ok(())
+                self.begin_forked(birth, role, record, settings, log_level, self.offers.socket(name).into_iter())
             }
         }
+    }
+
+    /// Asks it from its birth on. What was the program before it may have taken the socket's name away, or
+    /// shut the socket down: then it gets a new one.
+    fn watch_foreign(&mut self, birth: Birth, generation: Generation, name: HelperName) -> io::Result<()> {
+        let every = heartbeat_period(self.release(generation)?.settings.timeouts.hang);
+        let path = self.run_dir.helper_socket_path(name);
+        let (registry, now) = (self.poll.registry(), Instant::now());
+        if !self.probes.watch(birth, path.clone(), every, registry, now) {
+            log::warn!(target: "forebay", "the socket of helper {name} leads nowhere any more: it is bound anew");
+            self.offers.bind_anew(name, &self.run_dir).map_err(io::Error::other)?;
+            self.probes.watch(birth, path, every, self.poll.registry(), now);
+        }
+        Ok(())
     }
 
     /// What this generation is started from.
@@ -301,7 +313,7 @@ impl Master {
 
     fn drain(&mut self, birth: Birth) -> io::Result<()> {
         match self.children.get(birth).map(|process| process.role) {
-            Some(Role::Helper(..)) if self.probes.watches(birth) => {
+            Some(Role::Helper(name, generation)) if self.offers.is_foreign(generation, name) => {
                 self.children.signal(birth, Signal::SIGTERM);
                 Ok(())
             }

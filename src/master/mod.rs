@@ -24,6 +24,7 @@ mod run_dir;
 mod signals;
 mod spare;
 mod status;
+mod strays;
 mod supervisor;
 mod survivors;
 mod verdict;
@@ -167,6 +168,7 @@ impl Master {
         let pid_file = settings.pid_file.as_deref().map(|path| PidFile::take(path, &run_dir)).transpose()?;
         let children_lock = run_dir.children_lock()?;
         survivors::end(&children_lock)?;
+        strays::end(&run_dir.ipc_dir(), None);
         let mut listeners = Listeners::default();
         let held = Held { pid_file: pid_file.as_ref(), run_dir: &run_dir, listeners: &mut listeners };
         let release = Release::open(&program, umask, settings.clone(), held, LOCK_WAIT)?;
@@ -356,6 +358,12 @@ impl Master {
         for death in self.children.reap(&mut self.oom) {
             // What it said before it died is in its socket still.
             self.hear(death.birth);
+            // Before its successor is ordered: what it has made must not live beside that.
+            if let Some(Role::Helper(name, generation)) = self.role(death.birth)
+                && self.offers.is_foreign(generation, name)
+            {
+                strays::end(&self.run_dir.ipc_dir(), Some(name));
+            }
             if death.is_refusal {
                 self.children.forget(death.birth);
                 self.step(Event::BirthFailed(death.birth, "the system refuses it a thread".to_owned()));
@@ -365,9 +373,13 @@ impl Master {
         }
     }
 
+    fn role(&self, birth: Birth) -> Option<Role> {
+        self.children.get(birth).map(|process| process.role)
+    }
+
     /// Takes in what a child says.
     fn hear(&mut self, birth: Birth) {
-        let Some(role) = self.children.get(birth).map(|process| process.role) else { return };
+        let Some(role) = self.role(birth) else { return };
         match self.children.listen(birth) {
             Ok(frames) => frames.iter().for_each(|frame| self.understand(birth, role, frame)),
             Err(why) => self.step(Event::Broken(birth, format!("broke the rules ({why})"))),

@@ -12,7 +12,7 @@ use std::os::unix::net::UnixListener;
 use super::run_dir::RunDir;
 use crate::contract::ids::{Generation, HELPERS_MAX, HelperName};
 use crate::contract::orders::{self, HelperOffer, Manifest};
-use crate::error::Chain;
+use crate::error::{Chain, Error};
 
 /// The longest version or build, in bytes: a build id, or what people write.
 const VERSION_LEN_MAX: usize = 128;
@@ -83,6 +83,12 @@ impl Offers {
     pub(super) fn version(&self, generation: Generation, name: HelperName) -> Option<&str> {
         let found = self.of.get(&generation)?.iter().find(|offer| offer.name == name)?;
         Some(found.version.as_str())
+    }
+
+    /// Gives this helper another socket of the same name; whoever waits in the old one connects again.
+    pub(super) fn bind_anew(&mut self, name: HelperName, run_dir: &RunDir) -> Result<(), Error> {
+        self.sockets.insert(name, run_dir.helper_socket(name)?);
+        Ok(())
     }
 
     /// Whether it is another program.

@@ -26,6 +26,9 @@ const FRAME_LEN_MAX: u32 = 4096;
 /// Bytes taken from one in one turn.
 const READ_MAX: usize = 64 * 1024;
 
+/// Bytes that one may leave unread.
+const UNSENT_MAX: usize = 64 * 1024;
+
 /// So much of what it says is shown, in characters.
 const REASON_LEN_MAX: usize = 200;
 
@@ -46,13 +49,15 @@ struct Probe {
     due: Instant,
     line: Option<Line>,
     is_ready: bool,
+    /// So many were sent: a pong has the number of its ping.
+    pings: u64,
 }
 
 struct Line {
     stream: UnixStream,
     caller: Caller,
-    /// The last ping has no pong yet.
-    is_asked: bool,
+    /// The ping that has no pong yet.
+    asked: Option<u64>,
 }
 
 /// What one has shown.
@@ -65,14 +70,19 @@ pub(super) enum Sign {
 }
 
 impl Probes {
-    /// Asks this process from now on, at this socket, so often.
-    pub(super) fn watch(&mut self, birth: Birth, path: PathBuf, every: Duration, now: Instant) {
-        self.known.insert(birth, Probe { path, every, due: now, line: None, is_ready: false });
-    }
-
-    /// Whether this process is asked.
-    pub(super) fn watches(&self, birth: Birth) -> bool {
-        self.known.contains_key(&birth)
+    /// Asks this process from now on, at this socket, so often. False: the socket leads nowhere.
+    pub(super) fn watch(
+        &mut self,
+        birth: Birth,
+        path: PathBuf,
+        every: Duration,
+        registry: &Registry,
+        now: Instant,
+    ) -> bool {
+        let line = Line::open(&path, token(birth), registry);
+        let leads_nowhere = line.as_ref().err().is_some_and(is_cut_off);
+        self.known.insert(birth, Probe { path, every, due: now, line: line.ok(), is_ready: false, pings: 0 });
+        !leads_nowhere
     }
 
     /// Asks only those any more.
@@ -111,19 +121,21 @@ impl Probe {
                     self.line = Some(line);
                     None
                 }
-                // Its queue is full: a process that takes nobody shows no life.
-                Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+                // The fault is here: whether it answers is not known.
+                Err(error) if is_scarcity(&error) => self.is_ready.then_some(Sign::Alive(birth)),
+                // A process that takes nobody, or whose socket is gone, shows no life.
                 Err(error) => {
                     log::debug!(target: "forebay", "cannot connect to {}: {error}", self.path.display());
-                    // The fault is here: whether it answers is not known.
-                    self.is_ready.then_some(Sign::Alive(birth))
+                    None
                 }
             };
         };
         self.due = now + self.every;
         // Until the welcome there is nothing to ask: `ready` bounds that.
-        if self.is_ready && !std::mem::replace(&mut line.is_asked, true) {
-            message::ping(birth.0, line.caller.unsent());
+        if self.is_ready && line.asked.is_none() {
+            self.pings += 1;
+            line.asked = Some(self.pings);
+            message::ping(self.pings, line.caller.unsent());
             if line.write().is_err() {
                 self.hang_up(now);
             }
@@ -155,7 +167,7 @@ impl Line {
     fn open(path: &PathBuf, token: Token, registry: &Registry) -> io::Result<Self> {
         let mut stream = UnixStream::connect(path)?;
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
-        let mut line = Self { stream, caller: Caller::reading_at_most("master", FRAME_LEN_MAX), is_asked: false };
+        let mut line = Self { stream, caller: Caller::reading_at_most("master", FRAME_LEN_MAX), asked: None };
         line.write()?;
         Ok(line)
     }
@@ -200,7 +212,8 @@ impl Line {
                             Sign::Ready(birth)
                         });
                     }
-                    Told::Pong(number) if number == birth.0 && std::mem::take(&mut self.is_asked) => {
+                    Told::Pong(number) if self.asked == Some(number) => {
+                        self.asked = None;
                         signs.push(Sign::Alive(birth));
                     }
                     Told::GoAway(GoAway { code, reason }) => match code {
@@ -218,8 +231,21 @@ impl Line {
                     | Told::End { .. } => return Err("an answer to the master, which has not asked".to_owned()),
                 }
             }
+            if self.caller.unsent().len() > UNSENT_MAX {
+                return Err(format!("more than {UNSENT_MAX} bytes of pongs that it does not read"));
+            }
         }
     }
+}
+
+/// Whether nobody can come this way any more: the name is gone, or the socket behind it takes nobody.
+fn is_cut_off(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused)
+}
+
+/// Whether this process has no more descriptors, or the system no memory.
+fn is_scarcity(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS))
 }
 
 fn token(birth: Birth) -> Token {

@@ -195,12 +195,18 @@ fn one_that_answers_no_ping_is_hung_and_one_that_breaks_a_rule_is_ended() {
 fn one_that_cannot_run_or_never_gets_ready_ends_the_start_or_rolls_back_the_reload() {
     let gone = "[helper.gone]\ncommand = [\"/nowhere/gone\"]\n";
     let mut server = of(env!("CARGO_BIN_EXE_forebay")).configuration(gone).launch();
-    assert_eq!(server.wait().code(), Some(1));
-    assert!(server.log().contains("cannot run \"/nowhere/gone\": No such file or directory"), "{}", server.log());
+    assert_eq!(server.wait().code(), Some(78));
+    assert!(server.log().contains("configuration.toml:1: [gone]: `command`: \"/nowhere/gone\" is no program"));
+    // It can be executed, as far as one sees.
+    let scratch = tempfile::tempdir().expect("a directory");
+    let script = scratch.path().join("gone");
+    fs::write(&script, "#!/nowhere/interpreter\n").expect("write");
+    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+    let gone = &format!("[helper.gone]\ncommand = [{script:?}]\n");
     let server = meter(&format!("{SHORT}ready = 3\n{}", tariff("")));
     let pid = server.helper("tariff");
     configure(&server, &format!("{SHORT}ready = 3\n{}{gone}", tariff("")));
-    assert!(roll_back(&server).contains("cannot run \"/nowhere/gone\""));
+    assert!(roll_back(&server).contains("cannot run "));
     let deaf = section("deaf", &[&file("tests/it/stranger.py"), "deaf"], "");
     configure(&server, &format!("{SHORT}ready = 3\n{}{deaf}", tariff("")));
     let why = roll_back(&server);
@@ -246,6 +252,55 @@ fn a_reload_keeps_it_unless_its_section_or_its_file_has_changed() {
     configure(&server, &of("version = \"1.2\"\nenvironment = { A = \"b\" }"));
     assert!(commit(&server).contains("helper tariff handed over"));
     server.stop();
+}
+
+#[test]
+fn a_socket_that_one_has_ruined_is_bound_anew_for_the_next() {
+    for mode in ["unlinks", "shuts"] {
+        let server = with_stranger(mode, "").start();
+        for _ in 0..2 {
+            let restarted = server.command(&["restart", "stranger"]);
+            assert!(restarted.status.success(), "{mode}: {}", said(&restarted));
+            assert_eq!(call(&server, "stranger", "world", &json!({}))["pid"], server.helper("stranger"), "{mode}");
+        }
+        server.wait_for_log("the socket of helper stranger leads nowhere any more: it is bound anew");
+        server.stop();
+    }
+}
+
+#[test]
+fn what_one_leaves_behind_does_not_live_beside_its_successor_or_after_the_stop() {
+    let strays = |server: &Server, program: &str| {
+        let processes = server.processes().into_iter();
+        processes.filter(|(_, title)| title.contains("stranger.py") && title.contains(program)).count()
+    };
+    let server = with_stranger("forks", "").start();
+    server.wait_for("its child", || (strays(&server, "forks") == 2).then_some(()));
+    for _ in 0..3 {
+        let pid = server.helper("stranger");
+        server.signal(pid, SIGKILL);
+        wait_for_the_next(&server, "stranger", pid);
+        assert!(strays(&server, "forks") <= 2, "{:?}", server.processes());
+    }
+    server.stop();
+    // A shell that stays between.
+    let script = format!("{} {} well; true", python(), file("tests/it/stranger.py"));
+    let text = format!("[helper.stranger]\ncommand = [\"sh\", \"-c\", {script:?}]\n");
+    let mut server = of(env!("CARGO_BIN_EXE_forebay")).configuration(&text).start();
+    for _ in 0..2 {
+        assert!(server.command(&["restart", "stranger"]).status.success());
+        assert!(strays(&server, "python") <= 2, "{:?}", server.processes());
+    }
+    // The master killed: the next one finds what nobody holds a lock for.
+    let (run_dir, child) = (server.run_dir().to_owned(), call(&server, "stranger", "world", &json!({}))["pid"].clone());
+    server.signal(server.pid(), SIGKILL);
+    server.wait();
+    // A zombie has no title.
+    let lives = || fs::read_to_string(format!("/proc/{child}/cmdline")).is_ok_and(|title| title.contains("stranger"));
+    server.wait_for("all but what the shell has left", || (server.processes().len() <= 1).then_some(()));
+    let next = of(env!("CARGO_BIN_EXE_forebay")).configuration(&text).run_dir(run_dir).start();
+    assert!(!lives() && call(&next, "stranger", "world", &json!({}))["pid"] != child);
+    next.stop();
 }
 
 #[test]

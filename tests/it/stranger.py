@@ -5,6 +5,9 @@
     mute       answers no ping
     rude       answers a hello with garbage
     stubborn   ignores SIGTERM
+    unlinks    takes the name of its socket away when it ends
+    shuts      shuts its socket down when it ends
+    forks      leaves a child behind that does the work, and ends
 """
 import os, signal, socket, sys, threading
 import msgpack
@@ -41,6 +44,16 @@ def send(connection, message):
     body = msgpack.packb(message)
     connection.sendall(len(body).to_bytes(4, "big") + body)
 
+def end(*_):
+    if mode == "unlinks":
+        os.unlink(os.environ["FOREBAY_IPC_DIR"] + "/stranger.sock")
+    if mode == "shuts":
+        server.shutdown(socket.SHUT_RDWR)
+    os._exit(0)
+
+signal.signal(signal.SIGTERM, end)
+if mode == "forks" and os.fork() > 0:
+    signal.pause()
 if mode == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 while mode == "deaf":
