@@ -113,9 +113,9 @@ impl Calls {
         self.on_the_wire
     }
 
-    /// Whether any caller waits.
-    pub(super) fn is_idle(&self) -> bool {
-        self.on_the_wire == 0 && self.waiting.is_empty()
+    /// The earliest deadline of those who wait.
+    pub(super) fn next_deadline_ms(&self) -> Option<u64> {
+        self.places.iter().filter(|call| call.is_awaited()).map(|call| call.deadline_ms).min()
     }
 
     /// Whether requests wait to be sent.
@@ -175,7 +175,7 @@ impl Calls {
 
     /// Ends what is late; returns what is to be cancelled.
     pub(super) fn sweep(&mut self, now_ms: u64) -> Vec<u32> {
-        let is_late = |call: &&mut Call| call.has_caller && call.outcome.is_none() && call.deadline_ms <= now_ms;
+        let is_late = |call: &&mut Call| call.is_awaited() && call.deadline_ms <= now_ms;
         let mut late = Vec::new();
         for call in self.places.iter_mut().filter(is_late) {
             call.finish(Outcome::Late);
@@ -225,6 +225,10 @@ impl Calls {
 }
 
 impl Call {
+    fn is_awaited(&self) -> bool {
+        self.has_caller && self.outcome.is_none()
+    }
+
     fn waits(&self, id: u32) -> bool {
         self.id == id && self.has_caller && self.outcome.is_none() && !self.on_the_wire
     }
@@ -322,7 +326,9 @@ mod tests {
         calls.sent_with_copy(sent, vec![1]);
         assert!(calls.wait(waits, vec![2]));
         assert!(calls.sweep(4).is_empty());
+        assert_eq!(calls.next_deadline_ms(), Some(5));
         assert_eq!(calls.sweep(5), [sent]);
+        assert_eq!(calls.next_deadline_ms(), None, "nobody waits for it any more");
         assert_eq!(calls.poll(sent, Waker::noop()), Some(Outcome::Late));
         assert_eq!(calls.poll(waits, Waker::noop()), Some(Outcome::Late));
         let mut out = Vec::new();

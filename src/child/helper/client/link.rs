@@ -26,8 +26,11 @@ use crate::ipc::{message, peer};
 const RETRY_MIN: Duration = Duration::from_millis(10);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 
-/// How often the deadlines are looked at while anything is asked.
+/// The least time between two looks at the deadlines.
 const SWEEP: Duration = Duration::from_millis(10);
+
+/// The longest time between two, so that no timer is asked for more than it can do.
+const PATIENCE: Duration = Duration::from_hours(1);
 
 /// Unsent bytes from which on notifications are dropped.
 const UNSENT_MAX: usize = 1024 * 1024;
@@ -44,8 +47,8 @@ const READ_LEN: usize = 64 * 1024;
 /// What all clones and the task that carries share.
 pub(crate) struct Link {
     state: Mutex<State>,
-    /// Told when something is asked after nothing was.
-    busy: Notify,
+    /// Told when something is asked whose deadline comes before the next look at them.
+    hurry: Notify,
     name: &'static str,
 }
 
@@ -56,7 +59,8 @@ pub(super) struct State {
     pub(super) topics: Topics,
     /// The task's, while it waits.
     driver: Option<Waker>,
-    sweeps: bool,
+    /// When the deadlines are looked at next, whatever is asked until then.
+    sweep_ms: u64,
     is_over: bool,
 }
 
@@ -90,10 +94,10 @@ impl Lifeline {
             calls: Calls::default(),
             topics: Topics::default(),
             driver: None,
-            sweeps: false,
+            sweep_ms: u64::MAX,
             is_over: false,
         };
-        let link = Arc::new(Link { state: Mutex::new(state), busy: Notify::new(), name });
+        let link = Arc::new(Link { state: Mutex::new(state), hurry: Notify::new(), name });
         drop(tokio::spawn(carry(link.clone(), path, caller.to_owned())));
         drop(tokio::spawn(sweep(link.clone())));
         Arc::new(Self(link))
@@ -109,7 +113,7 @@ impl Drop for Lifeline {
         let mut state = self.0.lock();
         state.is_over = true;
         state.wake();
-        self.0.busy.notify_one();
+        self.0.hurry.notify_one();
     }
 }
 
@@ -137,8 +141,9 @@ impl Link {
             return Err(error);
         }
         state.wake();
-        if !std::mem::replace(&mut state.sweeps, true) {
-            self.busy.notify_one();
+        if deadline_ms < state.sweep_ms {
+            state.sweep_ms = deadline_ms;
+            self.hurry.notify_one();
         }
         Ok(Pending { link: self, id })
     }
@@ -427,10 +432,10 @@ impl Future for Conversation<'_> {
     }
 }
 
-/// Ends calls whose deadline has passed.
+/// Ends calls whose deadline has passed: looks at them when the earliest has, not all the time.
 async fn sweep(link: Arc<Link>) {
     loop {
-        let is_idle = {
+        let next_ms = {
             let mut guard = link.lock();
             let state = &mut *guard;
             if state.is_over {
@@ -441,12 +446,12 @@ async fn sweep(link: Arc<Link>) {
             if !late.is_empty() {
                 state.wake();
             }
-            state.sweeps = !state.calls.is_idle();
-            !state.sweeps
+            state.sweep_ms = state.calls.next_deadline_ms().unwrap_or(u64::MAX);
+            state.sweep_ms
         };
-        if is_idle {
-            link.busy.notified().await;
-        }
+        let patience = Duration::from_millis(next_ms.saturating_sub(monotonic_ms())).min(PATIENCE);
+        // Late or in a hurry: the next look is due.
+        let _ = tokio::time::timeout(patience, link.hurry.notified()).await;
         tokio::time::sleep(SWEEP).await;
     }
 }
