@@ -45,7 +45,8 @@ pub mod testing;
 
 pub use app::{App, Configuration, Preload, SecretFile, Worker};
 pub use child::helper::{
-    Answers, CallError, Client, Context, Handle, Helper, Interface, Methods, Request, Subscription, Update,
+    Answers, CallError, Client, Context, Handle, Heard, Held, Helper, Hub, HubError, Interface, Listening, Methods,
+    Question, Request, Subscription, Topic, Update,
 };
 pub use error::{BoxError, Result};
 

@@ -19,6 +19,7 @@ mod gateway;
 mod handover;
 mod hangs;
 mod held;
+mod hub;
 mod identity;
 mod isolation;
 mod kept;

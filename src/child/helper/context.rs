@@ -46,6 +46,11 @@ impl<H: Helper> Context<H> {
         self.inner.declaration.name
     }
 
+    /// What this process calls itself: `helper nest generation 1`.
+    pub(super) fn caller(&self) -> &str {
+        &self.inner.neighbours.caller
+    }
+
     /// Tells every subscriber. Never waits: one that does not keep up is told by a new
     /// [snapshot](Helper::snapshot) later.
     pub fn publish(&self, event: &H::Event) {

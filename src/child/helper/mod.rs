@@ -8,6 +8,7 @@ mod bus;
 mod client;
 mod connection;
 mod context;
+mod hub;
 mod methods;
 mod server;
 #[cfg(feature = "testing")]
@@ -23,6 +24,7 @@ use std::time::Duration;
 use self::bus::Bus;
 pub use self::client::{CallError, Client, Subscription, Update};
 pub use self::context::Context;
+pub use self::hub::{Heard, Held, Hub, HubError, Listening, Question, Topic};
 pub use self::methods::Methods;
 use self::server::Server;
 pub use self::traits::{Answers, Handle, Helper, Interface, Request};
