@@ -5,8 +5,7 @@ use std::path::PathBuf;
 
 use super::fake::Fake;
 use crate::app::configuration::Configuration;
-use crate::app::secret::Opened;
-use crate::child::helper::solo::{Place, Solo};
+use crate::child::helper::solo::{self, Place, Solo};
 use crate::child::helper::{Client, Interface};
 use crate::error::Result;
 
@@ -142,7 +141,7 @@ impl<'a, H: crate::Helper> HelperBuilder<'a, H> {
     /// The text is no TOML, its section is not what the helper takes, or its
     /// [`start`](crate::Helper::start) has failed.
     pub fn start(self) -> Result<Helper<H>> {
-        let configuration = Configuration::parse("the configuration", &self.configuration, Opened::default())?;
+        let configuration = solo::configuration(&self.configuration)?;
         let mut place = Place::make(self.name)?;
         self.others.iter().try_for_each(|other| place.meet(other))?;
         place.lacks(H::ASKS);

@@ -26,6 +26,7 @@ use crate::app::configuration::Configuration;
 use crate::app::declare::{
     Birthplace, Declaration, LocalFuture, Neighbours, Program, Publish, Singleton, Unanswerable, Work,
 };
+use crate::app::secret::Opened;
 use crate::error::{BoxError, Result};
 
 /// How a helper's work begins, on its thread.
@@ -254,6 +255,11 @@ where
         let handle = handle.clone();
         methods::answer(params, now_ms, async move |request: R| handle(request).await)
     })
+}
+
+/// A configuration file with this text, which names no other files.
+pub(crate) fn configuration(text: &str) -> Result<Configuration> {
+    Ok(Configuration::parse("the configuration", text, Opened::default())?)
 }
 
 fn neighbours(ipc_dir: &Path, names: &[&'static str], configuration: Configuration) -> Neighbours {
