@@ -15,6 +15,9 @@ use hyper::rt::{Read, Write};
 use super::configuration::Configuration;
 use crate::error::Result;
 
+/// What the application gives to the process of a helper: it is in memory when the zygote forks.
+pub(crate) type Given = &'static (dyn Any + Send + Sync);
+
 /// What `preload` built: shared by all processes of a generation, never freed.
 pub(crate) type Preloaded = &'static (dyn Any + Send + Sync);
 
@@ -71,6 +74,8 @@ pub(crate) struct Declaration {
     pub(crate) name: &'static str,
     pub(crate) version: Option<&'static str>,
     pub(crate) asks: &'static [&'static str],
+    /// The application's closures that it runs: those read `[app]`, and may ask every other helper.
+    pub(crate) given: Option<Given>,
     pub(crate) work: Work,
 }
 
@@ -137,6 +142,11 @@ pub(crate) trait Publish {
 pub(crate) trait Singleton {
     fn run(self: Rc<Self>) -> LocalFuture<Result<()>>;
 
+    /// Ends what it has begun by itself, within so long.
+    fn finish(self: Rc<Self>, _limit: Duration) -> LocalFuture<Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+
     /// Appends the array of events that tell how things stand.
     fn snapshot(&self, out: &mut Vec<u8>) -> Result<()>;
 
@@ -177,6 +187,8 @@ pub struct App {
     pub(crate) example: Option<&'static str>,
     pub(crate) preload: Option<PreloadFn>,
     pub(crate) helpers: Vec<Declaration>,
+    /// What is wrong with what was declared: a start tells all of it, and so does `check`.
+    pub(crate) mistakes: Vec<String>,
     pub(crate) http: Option<HttpFn>,
 }
 
@@ -187,7 +199,8 @@ impl App {
     /// `/etc/NAME.toml`.
     pub fn new(name: &'static str) -> Self {
         let version = env!("CARGO_PKG_VERSION");
-        Self { name, version, check: None, example: None, preload: None, helpers: Vec::new(), http: None }
+        let (helpers, mistakes) = (Vec::new(), Vec::new());
+        Self { name, version, check: None, example: None, preload: None, helpers, mistakes, http: None }
     }
 
     /// The application's version, for `--version` and `status`; forebay's own if never said.

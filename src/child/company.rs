@@ -53,6 +53,7 @@ impl Company {
                 build: if helper.version.is_none() { build } else { String::new() },
                 asks: helper.asks.iter().filter(here).map(|name| HelperName::parse(name)).collect::<Result<_, _>>()?,
                 is_foreign,
+                reads_app: helper.given.is_some(),
                 digest: 0,
             })
         };
@@ -129,7 +130,7 @@ mod tests {
             check: |_, _| Ok(()),
             start: |_| Box::pin(async { Err("never".into()) }),
         };
-        Declaration { name, version: None, asks, work: Work::Own(own) }
+        Declaration { name, version: None, asks, given: None, work: Work::Own(own) }
     }
 
     fn order(declared: &[Declaration]) -> Result<Vec<&'static str>, String> {

@@ -124,6 +124,7 @@ fn declare(configuration: &Configuration, name: &str) -> Result<Declaration> {
         name: leak(name.to_owned()),
         version: version.map(leak),
         asks: Box::leak(asks.into_boxed_slice()),
+        given: None,
         work: Work::Foreign(Box::leak(Box::new(Program { command: command.0, environment: environment.0 }))),
     })
 }

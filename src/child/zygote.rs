@@ -139,6 +139,9 @@ fn configure(app: &App, mut bytes: File, path: Option<PathBuf>, opened: Opened) 
 
 /// Loads the application.
 fn load(app: App, generation: Generation, configuration: Configuration) -> Result<Loaded> {
+    if !app.mistakes.is_empty() {
+        return Err(app.mistakes.join("\n").into());
+    }
     let mut unwanted = Vec::new();
     for helper in &app.helpers {
         if let Work::Own(own) = helper.work
@@ -147,7 +150,9 @@ fn load(app: App, generation: Generation, configuration: Configuration) -> Resul
             unwanted.push(helper.name);
         }
     }
-    let declared = [&app.helpers[..], &foreign::declared(&app, &configuration)?].concat();
+    let mut declared = [&app.helpers[..], &foreign::declared(&app, &configuration)?].concat();
+    // Who may ask every other one stands last: a stop ends it first.
+    declared.sort_by_key(|helper| helper.given.is_some());
     let company = Company::of(&declared, |helper| !unwanted.contains(&helper.name))?;
     let preloaded = preload(app.preload, generation)?;
     let http = app.http.ok_or("App::http was never called")?;

@@ -72,15 +72,7 @@ impl HelperName {
         if RESERVED.contains(&text) {
             return Err(format!("no helper can be called `{text}`: forebay uses this name itself"));
         }
-        let fits = (1..=NAME_LEN_MAX).contains(&text.len())
-            && text.starts_with(|first: char| first.is_ascii_lowercase())
-            && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'));
-        if !fits {
-            let shown: String = text.chars().take(NAME_LEN_MAX + 1).collect();
-            return Err(format!(
-                "{shown:?} is no helper's name: 1 to {NAME_LEN_MAX} of a-z, 0-9, `_` and `-`, a letter first"
-            ));
-        }
+        check_name("helper", text)?;
         let mut bytes = [0; NAME_LEN_MAX];
         bytes[..text.len()].copy_from_slice(text.as_bytes());
         Ok(Self(bytes))
@@ -90,6 +82,18 @@ impl HelperName {
         let len = self.0.iter().position(|&byte| byte == 0).unwrap_or(NAME_LEN_MAX);
         std::str::from_utf8(&self.0[..len]).expect("a name is ASCII")
     }
+}
+
+/// Whether it is a name for what the application declares: a helper, a job.
+pub(crate) fn check_name(what: &str, text: &str) -> Result<(), String> {
+    let fits = (1..=NAME_LEN_MAX).contains(&text.len())
+        && text.starts_with(|first: char| first.is_ascii_lowercase())
+        && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'));
+    if fits {
+        return Ok(());
+    }
+    let shown: String = text.chars().take(NAME_LEN_MAX + 1).collect();
+    Err(format!("{shown:?} is no {what}'s name: 1 to {NAME_LEN_MAX} of a-z, 0-9, `_` and `-`, a letter first"))
 }
 
 impl fmt::Display for HelperName {

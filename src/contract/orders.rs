@@ -124,6 +124,9 @@ pub(crate) struct HelperOffer {
     /// the master asks it over its own socket whether it is ready, and ends it with SIGTERM.
     #[serde(default)]
     pub(crate) is_foreign: bool,
+    /// It reads `[app]` too: another one is another configuration of it.
+    #[serde(default)]
+    pub(crate) reads_app: bool,
     /// Of its part of the configuration. The master's own word, never a zygote's.
     #[serde(skip)]
     pub(crate) digest: u64,

@@ -165,6 +165,7 @@ mod tests {
                 asks,
                 build: String::new(),
                 is_foreign: false,
+                reads_app: false,
                 digest: 0,
             }
         };

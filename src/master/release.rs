@@ -97,7 +97,13 @@ impl Release {
         let section = nested.or_else(|| all.get(name)).cloned().unwrap_or(Value::Table(Table::new()));
         // Keys stand in order in it.
         format!("{section:?}").hash(&mut hasher);
-        let is_its = |key: &str| key.strip_prefix("helper.").unwrap_or(key).split('.').next() == Some(name);
+        if offer.reads_app {
+            format!("{:?}", all.get("app")).hash(&mut hasher);
+        }
+        let is_its = |key: &str| {
+            let section = key.strip_prefix("helper.").unwrap_or(key).split('.').next();
+            section == Some(name) || offer.reads_app && section == Some("app")
+        };
         self.load.hash_files(
             |path| self.settings.named_files.iter().any(|file| file.path == path && is_its(&file.key)),
             &mut hasher,

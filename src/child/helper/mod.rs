@@ -37,6 +37,9 @@ use crate::contract::orders::{Begin, ChildReport};
 use crate::error::Result;
 use crate::ipc::frame;
 
+/// How long after the drain limit what a helper has begun may last: the master ends it another second later.
+const FINISH_GRACE: Duration = Duration::from_secs(1);
+
 /// How much longer than the workers a helper without master may last.
 const ORPHANED_GRACE: Duration = Duration::from_secs(2);
 
@@ -69,6 +72,7 @@ fn declaration<H: Helper>(name: &'static str) -> Declaration {
         name,
         version: H::VERSION,
         asks: H::ASKS,
+        given: None,
         work: Work::Own(Own {
             kind: TypeId::of::<H>(),
             is_wanted: H::is_wanted,
@@ -101,6 +105,13 @@ struct Running<H> {
 impl<H: Helper> Singleton for Running<H> {
     fn run(self: Rc<Self>) -> LocalFuture<Result<()>> {
         Box::pin(async move { self.helper.run().await })
+    }
+
+    fn finish(self: Rc<Self>, limit: Duration) -> LocalFuture<Result<()>> {
+        Box::pin(async move {
+            self.helper.finish(limit).await;
+            Ok(())
+        })
     }
 
     fn snapshot(&self, out: &mut Vec<u8>) -> Result<()> {
@@ -161,11 +172,21 @@ async fn serve(server: Server, singleton: Rc<dyn Singleton>, master: &mut Master
     tokio::select! {
         biased;
         () = ending => {}
-        error = run(singleton) => return Err(error),
+        error = run(singleton.clone()) => return Err(error),
         error = server.accept() => return Err(error.into()),
     }
-    server.drain(drain_limit).await;
+    tokio::join!(server.drain(drain_limit), finish(singleton, drain_limit));
     Ok(())
+}
+
+/// Lets it end what it has begun.
+async fn finish(singleton: Rc<dyn Singleton>, limit: Duration) {
+    let finishing = panics::named("finish", singleton.finish(limit));
+    match tokio::time::timeout(limit + FINISH_GRACE, finishing).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => log::error!("{error}"),
+        Err(_) => log::error!("finish: cut {} s after the drain limit", FINISH_GRACE.as_secs()),
+    }
 }
 
 /// Runs the upstream; returns only its failure.

@@ -270,5 +270,5 @@ fn neighbours(ipc_dir: &Path, names: &[&'static str], configuration: Configurati
 /// A helper of whatever type its client says.
 fn stranger(name: &'static str) -> Declaration {
     static PROGRAM: Program = Program { command: Vec::new(), environment: BTreeMap::new() };
-    Declaration { name, version: None, asks: &[], work: Work::Foreign(&PROGRAM) }
+    Declaration { name, version: None, asks: &[], given: None, work: Work::Foreign(&PROGRAM) }
 }

@@ -1,7 +1,8 @@
 //! What a helper is, in the words of the application.
 
 use std::fmt::Display;
-use std::future::{Future, pending};
+use std::future::{Future, pending, ready};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -112,6 +113,14 @@ pub trait Helper: Sized + 'static {
     /// on answering.
     fn run(&self) -> impl Future<Output = Result<()>> {
         pending()
+    }
+
+    /// Ends what it has begun by itself, when its process is to end: [`Helper::run`] was dropped, and
+    /// beside it the requests that were accepted are answered.
+    ///
+    /// Both have until `limit` (`[timeouts] drain`, 30 s); a second after that it is dropped.
+    fn finish(&self, _limit: Duration) -> impl Future<Output = ()> {
+        ready(())
     }
 
     /// The requests it handles, each by [`Methods::on`].

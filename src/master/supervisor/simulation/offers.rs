@@ -60,5 +60,6 @@ pub(super) fn name(text: &str) -> HelperName {
 }
 
 pub(super) fn offer(text: &str, asks: Vec<HelperName>) -> HelperOffer {
-    HelperOffer { name: name(text), version: String::new(), asks, build: String::new(), is_foreign: false, digest: 0 }
+    let (version, build) = (String::new(), String::new());
+    HelperOffer { name: name(text), version, asks, build, is_foreign: false, reads_app: false, digest: 0 }
 }
