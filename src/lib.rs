@@ -44,6 +44,8 @@ mod sys;
 pub mod testing;
 
 pub use app::{App, Configuration, Preload, SecretFile, Worker};
+#[cfg(feature = "schedule")]
+pub use child::helper::schedule::{Job, Run};
 pub use child::helper::{
     Answers, CallError, Client, Context, Handle, Heard, Held, Helper, Hub, HubError, Interface, Listening, Methods,
     Question, Request, Subscription, Topic, Update,

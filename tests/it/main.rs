@@ -44,6 +44,7 @@ mod retirement;
 mod rules;
 mod scaling;
 mod scarcity;
+mod schedule;
 mod serving;
 mod settings;
 mod shell;

@@ -51,6 +51,17 @@ impl<H: Helper> Context<H> {
         &self.inner.neighbours.caller
     }
 
+    /// What the application gives this process to run.
+    #[cfg(feature = "schedule")]
+    pub(super) fn given<T: 'static>(&self) -> Option<&'static T> {
+        self.inner.declaration.given?.downcast_ref()
+    }
+
+    #[cfg(feature = "schedule")]
+    pub(super) fn neighbours(&self) -> &'static Neighbours {
+        self.inner.neighbours
+    }
+
     /// Tells every subscriber. Never waits: one that does not keep up is told by a new
     /// [snapshot](Helper::snapshot) later.
     pub fn publish(&self, event: &H::Event) {

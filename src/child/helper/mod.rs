@@ -10,6 +10,8 @@ mod connection;
 mod context;
 mod hub;
 mod methods;
+#[cfg(feature = "schedule")]
+pub(crate) mod schedule;
 mod server;
 #[cfg(feature = "testing")]
 pub(crate) mod solo;
