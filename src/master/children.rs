@@ -103,6 +103,11 @@ impl Children {
         self.known.get(&birth)
     }
 
+    /// Whether this process is one of ours that lives.
+    pub(super) fn has(&self, pid: Pid) -> bool {
+        self.known.values().any(|process| process.pid == Some(pid))
+    }
+
     pub(super) fn pid(&self, birth: Birth) -> Option<Pid> {
         self.known.get(&birth)?.pid
     }

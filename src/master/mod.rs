@@ -168,7 +168,7 @@ impl Master {
         let pid_file = settings.pid_file.as_deref().map(|path| PidFile::take(path, &run_dir)).transpose()?;
         let children_lock = run_dir.children_lock()?;
         survivors::end(&children_lock)?;
-        strays::end(&run_dir.ipc_dir(), None);
+        strays::end(&run_dir.ipc_dir(), None, |_| false);
         let mut listeners = Listeners::default();
         let held = Held { pid_file: pid_file.as_ref(), run_dir: &run_dir, listeners: &mut listeners };
         let release = Release::open(&program, umask, settings.clone(), held, LOCK_WAIT)?;
@@ -362,7 +362,7 @@ impl Master {
             if let Some(Role::Helper(name, generation)) = self.role(death.birth)
                 && self.offers.is_foreign(generation, name)
             {
-                strays::end(&self.run_dir.ipc_dir(), Some(name));
+                strays::end(&self.run_dir.ipc_dir(), Some(name), |pid| self.children.has(pid));
             }
             if death.is_refusal {
                 self.children.forget(death.birth);

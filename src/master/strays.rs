@@ -21,9 +21,12 @@ const DEATH_LIMIT_MS: u16 = 500;
 const LOOKS_MAX: usize = 8;
 
 /// Ends what the helpers of this directory have left, or only the one of this name; none of those may live.
-pub(super) fn end(ipc_dir: &Path, name: Option<HelperName>) {
+///
+/// `ours` are spared: a daemon that a helper has started has that helper's environment too.
+pub(super) fn end(ipc_dir: &Path, name: Option<HelperName>, ours: impl Fn(Pid) -> bool) {
     for _ in 0..LOOKS_MAX {
-        let left = found(ipc_dir, name);
+        let mut left = found(ipc_dir, name);
+        left.retain(|&pid| pid != Pid::this() && !ours(pid));
         if left.is_empty() {
             return;
         }
@@ -36,13 +39,18 @@ pub(super) fn end(ipc_dir: &Path, name: Option<HelperName>) {
             }
         }
     }
+    log::error!(target: "forebay", "what helpers have left behind does not end: it lives beside their successors");
 }
 
 fn end_one(pid: Pid, is_still_it: impl Fn() -> bool) -> std::io::Result<()> {
     let Some(process) = Stranger::open(pid)? else { return Ok(()) };
     // Between the look and the pidfd the id may have come to mean another process.
     if is_still_it() {
-        process.kill()?;
+        match process.kill() {
+            // It has just died.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+            result => result?,
+        }
         process.is_dead_within(DEATH_LIMIT_MS)?;
     }
     Ok(())

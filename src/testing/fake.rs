@@ -42,8 +42,9 @@ use crate::error::Result;
 /// # }
 /// ```
 pub struct Fake<F> {
-    place: Place,
+    /// It ends before its directory does.
     solo: Solo,
+    place: Place,
     events: Arc<Mutex<Vec<u8>>>,
     helper: PhantomData<fn() -> F>,
 }

@@ -62,10 +62,10 @@ use crate::error::Result;
 /// # }
 /// ```
 pub struct Helper<H> {
+    /// `None` only within [`Helper::restart`]. It ends before its directory does.
+    solo: Option<Solo>,
     place: Place,
     configuration: Configuration,
-    /// `None` only within [`Helper::restart`].
-    solo: Option<Solo>,
     helper: PhantomData<fn() -> H>,
 }
 

@@ -226,13 +226,20 @@ impl Board {
     pub(super) fn answered(&mut self, session: Session, id: AskId) -> bool {
         let is_its = self.asked.get(&id).is_some_and(|asked| asked.holder == session && asked.is_taken);
         if is_its {
-            self.withdraw(id);
+            self.close(id);
         }
         is_its
     }
 
-    /// Nobody waits for the answer any more.
+    /// Nobody waits for the answer any more. One that the holder has taken runs there to its end, and counts
+    /// until then.
     pub(super) fn withdraw(&mut self, id: AskId) {
+        if self.asked.get(&id).is_some_and(|asked| !asked.is_taken) {
+            self.close(id);
+        }
+    }
+
+    fn close(&mut self, id: AskId) {
         let Some(Asked { holder, is_taken }) = self.asked.remove(&id) else { return };
         let Some(seat) = self.sessions.get_mut(&holder) else { return };
         seat.asked -= 1;

@@ -210,7 +210,11 @@ impl Hall {
 
     fn leave(&self, session: Session) {
         let outcomes = self.board.borrow_mut().leave(session);
-        outcomes.into_iter().for_each(|(id, outcome)| self.tell(id, outcome));
+        for (id, outcome) in outcomes {
+            // Its holder lives, and is with the successor in a moment.
+            let is_put_off = self.is_ending.get() && outcome == Err(Refusal::NobodyThere);
+            self.tell(id, if is_put_off { Err(Refusal::Ending) } else { outcome });
+        }
         if let Some(bell) = self.bells.borrow_mut().remove(&session) {
             bell.notify_one();
         }

@@ -61,6 +61,8 @@ struct Desk {
     session: Session,
     topics: BTreeMap<Name, Vec<Arc<Mutex<Ear>>>>,
     keys: BTreeMap<Name, Key>,
+    /// When a key was taken last: no two have the same time.
+    taken_ms: u64,
 }
 
 struct Key {
@@ -201,7 +203,8 @@ impl Office {
         if desk.keys.len() >= KEYS_MAX && !desk.keys.contains_key(&key) {
             return Err(Refusal::Refused(format!("this process holds {KEYS_MAX} keys already")));
         }
-        let (since_ms, replaced) = (monotonic_ms(), Arc::new(Notify::new()));
+        let (since_ms, replaced) = (monotonic_ms().max(desk.taken_ms + 1), Arc::new(Notify::new()));
+        desk.taken_ms = since_ms;
         let held = Key { answer, since_ms, replaced: replaced.clone() };
         before = desk.keys.insert(key.clone(), held);
         if let Some(before) = &before {

@@ -57,7 +57,8 @@ type Act = Box<dyn Fn(Run) -> LocalFuture<Result<()>> + Send + Sync>;
 /// A due time never has two runs, also where a process dies, a reload replaces it (a run that is under
 /// way is finished before, within `[timeouts] drain`, else cancelled), or the clock goes back by less
 /// than a day. So some have none, which the log says, and [`Run::missed`]: those when the daemon was
-/// down, the process was being replaced, the last run was still busy, or the clock was set forwards.
+/// down, the process was being replaced, the last run was still busy, or the clock was set forwards. What is
+/// known of earlier runs is in the run directory, which a restart of the system clears where it is the default.
 ///
 /// `call schedule '{"method":"jobs"}'` lists the jobs; `{"method":"run","params":{"job":"report"}}`
 /// begins a run now.

@@ -150,7 +150,8 @@ impl Plan {
             return Err(format!("job {name} runs, and no more of it may"));
         }
         place.owed = None;
-        let since = place.previous(now);
+        // The clock may have been set back: what had its run has no second one.
+        let since = place.previous(now).max(place.memory.since);
         let begin = place.begin(job, now.wall, now);
         place.memory.since = since;
         Ok(begin)
