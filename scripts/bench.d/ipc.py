@@ -19,6 +19,10 @@ import sys
 import tempfile
 import time
 
+# Behind all others: one of the files here has the name of a standard module.
+sys.path.append(str(pathlib.Path(__file__).parent))
+from machine import find, free_ports  # noqa: E402
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
 CALLERS = [1, 16, 256]
@@ -122,18 +126,6 @@ def by_program(program, peer, place):
     return measure
 
 
-def free_ports(count):
-    """Ports nobody holds now; all are held until the last is found, so that they differ."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
-
-
 def build():
     """The daemon's program, and that of the peers."""
     report = subprocess.run(
@@ -148,10 +140,6 @@ def build():
         cwd=ROOT, env=dict(os.environ, CARGO_TARGET_DIR=str(peers)), check=True,
     )
     return program, peers / "release/peer-ipc"
-
-
-def find(program):
-    return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin")
 
 
 def start(directory, started):
