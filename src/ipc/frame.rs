@@ -112,6 +112,13 @@ fn check_depth(value: &[u8], outer: usize) -> Result<(), FrameError> {
     if value.len() + outer > DEPTH_MAX { value::check(value, outer) } else { Ok(()) }
 }
 
+/// The same, alone.
+pub(crate) fn encoded<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, FrameError> {
+    let mut out = Vec::new();
+    append(value, &mut out)?;
+    Ok(out)
+}
+
 fn write<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), FrameError> {
     rmp_serde::encode::write_named(out, value).map_err(|error| FrameError::Malformed(error.to_string()))
 }

@@ -65,9 +65,8 @@ impl<H: Helper> Context<H> {
     /// Tells every subscriber. Never waits: one that does not keep up is told by a new
     /// [snapshot](Helper::snapshot) later.
     pub fn publish(&self, event: &H::Event) {
-        let mut encoded = Vec::new();
-        match frame::append(event, &mut encoded) {
-            Ok(()) => self.inner.publish.publish(&encoded),
+        match frame::encoded(event) {
+            Ok(encoded) => self.inner.publish.publish(&encoded),
             Err(error) => log::error!("an event cannot be encoded and is lost: {error}"),
         }
     }

@@ -38,6 +38,8 @@ use crate::contract::ids::{Generation, HelperName, Role};
 use crate::contract::orders::{Begin, ChildReport};
 use crate::error::Result;
 use crate::ipc::frame;
+#[cfg(feature = "testing")]
+pub(crate) use crate::ipc::frame::encoded;
 
 /// How long after the drain limit what a helper has begun may last: the master ends it another second later.
 const FINISH_GRACE: Duration = Duration::from_secs(1);
@@ -88,14 +90,6 @@ async fn start<H: Helper>(place: Birthplace) -> Result<Rc<dyn Singleton>> {
     let config = place.neighbours.configuration.section(place.declaration.name)?;
     let helper = Rc::new(H::start(config, Context::new(place)).await?);
     Ok(Rc::new(Running { helper, methods: Methods::of() }))
-}
-
-/// A value as it travels.
-#[cfg(feature = "testing")]
-pub(crate) fn encoded<T: serde::Serialize + ?Sized>(value: &T) -> Result<Vec<u8>> {
-    let mut out = Vec::new();
-    frame::append(value, &mut out)?;
-    Ok(out)
 }
 
 /// A helper that was started.

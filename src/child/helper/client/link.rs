@@ -23,8 +23,8 @@ use crate::ipc::message::{GoAway, GoAwayCode};
 use crate::ipc::{message, peer};
 
 /// From one attempt to connect to the next.
-const RETRY_MIN: Duration = Duration::from_millis(10);
-const RETRY_MAX: Duration = Duration::from_secs(1);
+pub(in crate::child::helper) const RETRY_MIN: Duration = Duration::from_millis(10);
+pub(in crate::child::helper) const RETRY_MAX: Duration = Duration::from_secs(1);
 
 /// The least time between two looks at the deadlines.
 const SWEEP: Duration = Duration::from_millis(10);

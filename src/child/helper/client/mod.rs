@@ -15,13 +15,14 @@ use std::time::Duration;
 
 pub use self::error::CallError;
 use self::link::{Lifeline, Link};
+pub(super) use self::link::{RETRY_MAX, RETRY_MIN};
 pub use self::subscription::{Subscription, Update};
 use super::traits::{Answers, Interface, Request};
 use crate::app::declare::Neighbours;
 use crate::error::Result;
 
 /// How long a call may take unless [`Client::with_deadline`] says otherwise.
-const DEADLINE: Duration = Duration::from_secs(5);
+pub(super) const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Asks one helper. Cheap to clone; all clones share a connection.
 ///

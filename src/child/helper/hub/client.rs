@@ -13,11 +13,8 @@ use super::helper::Exchange;
 use super::office::{Answer, Called, Office, Telling, lock};
 use super::wire::{Ask, Bytes, Name, Publish, Refusal};
 use super::{HubError, Question, Topic};
-use crate::child::helper::client::{CallError, Client};
+use crate::child::helper::client::{CallError, Client, DEADLINE};
 use crate::child::helper::traits::{Answers, Request};
-
-/// How long each call may take unless [`Hub::with_deadline`] says otherwise.
-const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Until a request is sent again that a hub has refused because it ends.
 const SUCCESSION: Duration = Duration::from_millis(10);

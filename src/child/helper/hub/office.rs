@@ -17,14 +17,10 @@ use super::wire::{
     Since, Subscribe, Take, Unregister, Unsubscribe,
 };
 use crate::app::declare::BoxFuture;
-use crate::child::helper::client::{CallError, Client};
+use crate::child::helper::client::{CallError, Client, RETRY_MAX, RETRY_MIN};
 use crate::child::helper::traits::{Answers, Request};
 use crate::child::panics::Caught;
 use crate::contract::time::monotonic_ms;
-
-/// From one attempt to begin a session to the next.
-const RETRY_MIN: Duration = Duration::from_millis(10);
-const RETRY_MAX: Duration = Duration::from_secs(1);
 
 /// What stays open as long as the session does, and what must not be lost.
 const FOR_EVER: Duration = Duration::MAX;

@@ -272,9 +272,9 @@ impl Name {
 
 impl Bytes {
     pub(super) fn of<T: Serialize>(value: &T) -> Result<Self, Refusal> {
-        let mut out = Vec::new();
-        frame::append(value, &mut out).map_err(|error| Refusal::Refused(format!("it does not encode: {error}")))?;
-        let bytes = Self(out.into());
+        let encoded = frame::encoded(value);
+        let encoded = encoded.map_err(|error| Refusal::Refused(format!("it does not encode: {error}")))?;
+        let bytes = Self(encoded.into());
         bytes.check().map(|()| bytes)
     }
 
