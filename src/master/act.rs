@@ -312,7 +312,7 @@ impl Master {
     }
 
     fn drain(&mut self, birth: Birth) -> io::Result<()> {
-        match self.children.get(birth).map(|process| process.role) {
+        match self.role(birth) {
             Some(Role::Helper(name, generation)) if self.offers.is_foreign(generation, name) => {
                 self.children.signal(birth, Signal::SIGTERM);
                 Ok(())

@@ -15,6 +15,7 @@ use super::spare::Spare;
 use crate::contract::control::{CONTROL_LEN_MAX, NO_REQUEST, Nothing, PROGRESS, Refusal, Step};
 use crate::error::Exit;
 use crate::ipc::frame::Decoder;
+use crate::ipc::peer::TurnedAway;
 use crate::ipc::{message, peer};
 
 /// Connections at once; the oldest makes room for a new one.
@@ -55,9 +56,7 @@ pub(super) struct ControlServer {
     starved: bool,
     /// Whether someone waits for the next turn.
     has_more: bool,
-    /// Who were turned away since that was last said, and when it was.
-    turned_away: u64,
-    said: Option<Instant>,
+    turned_away: TurnedAway,
 }
 
 struct Peer {
@@ -102,8 +101,7 @@ impl ControlServer {
             spare: Spare::new()?,
             starved: false,
             has_more: false,
-            turned_away: 0,
-            said: None,
+            turned_away: TurnedAway::default(),
         })
     }
 
@@ -327,11 +325,9 @@ impl ControlServer {
     /// Says why before anything is asked: whoever floods the socket costs nobody a place, and the log
     /// a line a second.
     fn turn_away(&mut self, stream: UnixStream, uid: u32, now: Instant) {
-        self.turned_away += 1;
-        if self.said.is_none_or(|said| now - said >= Duration::from_secs(1)) {
-            let count = std::mem::take(&mut self.turned_away);
-            self.said = Some(now);
-            let more = if count > 1 { format!(" ({count} since the last line)") } else { String::new() };
+        self.turned_away.add();
+        if let Some(count) = self.turned_away.due(now) {
+            let more = TurnedAway::more(count);
             log::warn!(target: "forebay", "control socket: uid {uid}, who may not, was turned away{more}");
         }
         refuse(stream, uid);
@@ -381,15 +377,7 @@ impl Peer {
     }
 
     fn write(&mut self) -> Result<(), End> {
-        while !self.unsent.is_empty() {
-            match self.stream.write(&self.unsent) {
-                Ok(count) => drop(self.unsent.drain(..count)),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return Err(End::Gone),
-            }
-        }
-        Ok(())
+        peer::write(&mut self.stream, &mut self.unsent).map_err(|_| End::Gone)
     }
 }
 

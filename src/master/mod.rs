@@ -373,6 +373,7 @@ impl Master {
         }
     }
 
+    /// What it is there for; `None` once it is forgotten.
     fn role(&self, birth: Birth) -> Option<Role> {
         self.children.get(birth).map(|process| process.role)
     }

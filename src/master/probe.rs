@@ -5,7 +5,7 @@
 //! pong. What it sends is input like everything else, in short frames; a broken rule ends it.
 
 use std::collections::BTreeMap;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use super::children::plain;
 use crate::contract::ids::Birth;
 use crate::ipc::caller::{Caller, Told};
 use crate::ipc::message::{self, GoAway, GoAwayCode};
+use crate::ipc::peer;
 
 /// Tokens of these connections have this bit.
 const TOKEN_BIT: usize = 1 << 61;
@@ -173,15 +174,7 @@ impl Line {
     }
 
     fn write(&mut self) -> io::Result<()> {
-        while !self.caller.unsent().is_empty() {
-            match self.stream.write(self.caller.unsent()) {
-                Ok(count) => drop(self.caller.unsent().drain(..count)),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        peer::write(&mut self.stream, self.caller.unsent())
     }
 
     /// Takes in what has come; false: the connection has ended. The error is the rule that was broken.

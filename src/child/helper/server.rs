@@ -1,6 +1,6 @@
 //! A helper's listening end: who may connect, how many, and how they are told to leave.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io::{self, ErrorKind};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use super::connection::{self, Connection, READ_LEN};
 use crate::app::declare::Singleton;
 use crate::child::life::record;
 use crate::ipc::message::{self, GoAwayCode};
-use crate::ipc::peer;
+use crate::ipc::peer::{self, TurnedAway};
 use crate::ipc::spare::Spare;
 
 /// Connections at once. More wait in the socket's queue.
@@ -42,14 +42,7 @@ pub(super) struct Desk {
 pub(super) struct Server {
     listener: UnixListener,
     desk: Rc<Desk>,
-    turned_away: TurnedAway,
-}
-
-/// Who may not connect: a crowd of them costs the log a line a second.
-#[derive(Default)]
-struct TurnedAway {
-    said: Cell<Option<Instant>>,
-    since: Cell<u64>,
+    turned_away: RefCell<TurnedAway>,
 }
 
 impl Server {
@@ -64,7 +57,7 @@ impl Server {
         let buffer = RefCell::new(vec![0; READ_LEN].into_boxed_slice());
         let spares = RefCell::default();
         let desk = Rc::new(Desk { singleton, bus, name, version, buffer, spares, closing, open });
-        Self { listener, desk, turned_away: TurnedAway::default() }
+        Self { listener, desk, turned_away: RefCell::default() }
     }
 
     /// Takes connections, for ever. Returns only what makes that impossible.
@@ -93,7 +86,7 @@ impl Server {
     fn admit(&self, stream: UnixStream) {
         match peer::uid(&stream) {
             Ok(uid) if peer::is_ours(uid) => {}
-            Ok(uid) => return self.turned_away.refuse(&stream, uid),
+            Ok(uid) => return self.refuse(&stream, uid),
             Err(error) => return log::warn!("who connects is unknown: {error}"),
         }
         let (desk, connection) = (self.desk.clone(), Rc::new(Connection::default()));
@@ -120,19 +113,14 @@ impl Server {
             log::warn!("drained for {} s: {left} connections are cut", limit.as_secs_f64());
         }
     }
-}
 
-impl TurnedAway {
     /// Says why before anything is asked.
     fn refuse(&self, stream: &UnixStream, uid: u32) {
         let reason = format!("uid {uid} may not ask this helper: the daemon's own user and root may");
-        let count = self.since.get() + 1;
-        self.since.set(count);
-        if self.said.get().is_none_or(|said| said.elapsed() >= Duration::from_secs(1)) {
-            self.said.set(Some(Instant::now()));
-            self.since.set(0);
-            let more = if count > 1 { format!(" ({count} since the last line)") } else { String::new() };
-            log::warn!("a connection is closed: {reason}{more}");
+        let mut turned_away = self.turned_away.borrow_mut();
+        turned_away.add();
+        if let Some(count) = turned_away.due(Instant::now()) {
+            log::warn!("a connection is closed: {reason}{}", TurnedAway::more(count));
         }
         let mut out = Vec::new();
         message::go_away(GoAwayCode::NotAllowed, &reason, &mut out);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read};
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
@@ -12,7 +12,7 @@ use super::FIRST;
 use super::Lines;
 use crate::ipc::frame::{Decoder, FrameError};
 use crate::ipc::message::{self, GREETING_LEN_MAX, LogRecord, ToLog};
-use crate::ipc::peer;
+use crate::ipc::peer::{self, TurnedAway};
 use crate::ipc::spare::Spare;
 use crate::log::logger::MESSAGE_LEN_MAX;
 
@@ -32,10 +32,9 @@ pub(super) struct Peers {
     /// Whether the listener may have more.
     waiting: bool,
     buffer: Vec<u8>,
-    /// Who were turned away since that was last said: their number, and the last one's user. A crowd of
-    /// them costs a line a second.
-    turned_away: Option<(u64, u32)>,
-    said: Option<Instant>,
+    turned_away: TurnedAway,
+    /// The user of the last of them.
+    stranger: u32,
 }
 
 struct Peer {
@@ -59,8 +58,8 @@ impl Peers {
             next: FIRST,
             waiting: false,
             buffer: vec![0; READ_MAX],
-            turned_away: None,
-            said: None,
+            turned_away: TurnedAway::default(),
+            stranger: 0,
         }
     }
 
@@ -90,8 +89,8 @@ impl Peers {
             let Ok((mut stream, _)) = self.listener.accept() else { return };
             let Ok(uid) = peer::uid(&stream) else { continue };
             if !peer::is_ours(uid) {
-                let before = self.turned_away.map_or(0, |(count, _)| count);
-                self.turned_away = Some((before + 1, uid));
+                self.turned_away.add();
+                self.stranger = uid;
                 continue;
             }
             let number = self.next;
@@ -127,9 +126,8 @@ impl Peers {
     }
 
     fn tell_of_the_turned_away(&mut self, lines: &mut Lines) {
-        let is_early = self.said.is_some_and(|said| said.elapsed() < Duration::from_secs(1));
-        let Some((count, uid)) = self.turned_away.take_if(|_| !is_early) else { return };
-        self.said = Some(Instant::now());
+        let Some(count) = self.turned_away.due(Instant::now()) else { return };
+        let uid = self.stranger;
         let who = format!("uid {uid} may not log here: the daemon's own user and root may");
         lines.add("", &warning(format!("{count} connections to the log are closed: {who}")));
     }
