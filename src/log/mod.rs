@@ -6,6 +6,7 @@
 pub(crate) mod logger;
 mod panics;
 pub(crate) mod printable;
+pub(crate) mod record;
 mod sender;
 pub(crate) mod writer;
 

@@ -8,6 +8,7 @@ mod example;
 mod file;
 mod key;
 mod listener;
+pub(crate) mod log;
 mod overrides;
 mod place;
 mod table;

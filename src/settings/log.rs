@@ -1,0 +1,88 @@
+//! `[log]`, `[[log.target]]` and `[log.access]`: where records go, and how they look there.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How records travel to the log helper.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Transport {
+    /// Through memory that each process shares with it.
+    #[default]
+    Ring,
+    /// Over its Unix socket.
+    Socket,
+}
+
+/// Where records go.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Target {
+    pub(crate) sink: Sink,
+    pub(crate) format: Format,
+    /// Which of them, in RUST_LOG's syntax; `None`: all.
+    pub(crate) level: Option<String>,
+}
+
+/// What takes them.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Sink {
+    /// The daemon's standard error.
+    Console,
+    File(FileSink),
+    Syslog(SyslogSink),
+    /// systemd's, by its native protocol, at this socket.
+    Journald(PathBuf),
+}
+
+/// A file, and what becomes of it when it is large or old.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct FileSink {
+    pub(crate) path: PathBuf,
+    /// Rotated when it has so many bytes.
+    pub(crate) size: Option<u64>,
+    /// Rotated when it is so old.
+    pub(crate) age: Option<Duration>,
+    /// So many rotated ones are kept.
+    pub(crate) keep: u32,
+    /// And of these at most so many bytes in all.
+    pub(crate) keep_size: Option<u64>,
+    /// Rotated ones are compressed with gzip.
+    pub(crate) compress: bool,
+    pub(crate) fsync: Fsync,
+}
+
+/// When what was written is forced to the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) enum Fsync {
+    #[default]
+    Never,
+    /// After a record of level error.
+    Error,
+    Every(Duration),
+}
+
+/// RFC 5424.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct SyslogSink {
+    pub(crate) address: SyslogAddress,
+    /// The facility's number, RFC 5424 section 6.2.1.
+    pub(crate) facility: u8,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum SyslogAddress {
+    Unix(PathBuf),
+    Udp(SocketAddr),
+}
+
+/// How a record looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// env_logger's.
+    #[default]
+    Text,
+    /// An object on each line.
+    Json,
+    /// The Common Log Format, of `[log.access]` only.
+    Common,
+}
