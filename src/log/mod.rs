@@ -3,10 +3,12 @@
 //! [`logger`] is what the macros reach; [`sender`] holds what is not yet written to the helper's
 //! socket; [`writer`] is the log helper itself. A request never waits for any of it.
 
+mod encoding;
 pub(crate) mod logger;
 mod panics;
 pub(crate) mod printable;
 pub(crate) mod record;
+pub(crate) mod ring;
 mod sender;
 pub(crate) mod writer;
 
