@@ -10,6 +10,7 @@ use crate::contract::scoreboard::Scoreboard;
 use crate::error::Result;
 use crate::ipc::channel;
 use crate::log::logger;
+use crate::log::ring::Ring;
 use crate::sys::{descriptors, signals, title};
 
 /// How long a process that ends waits for its last records to be taken, in milliseconds.
@@ -43,8 +44,13 @@ pub(super) fn begin(name: &str, control: &UnixStream) -> Result<Option<(Seat, Fi
         descriptors::install(output.as_fd(), standard)?;
     }
     title::set(&format!("{name}: {}", begin.role));
-    logger::to_helper(&begin.filter, &begin.log_socket, begin.role.to_string());
-    logger::connect();
+    if begin.has_ring {
+        let (ring, bell) = (next()?, next()?);
+        logger::to_ring(&begin.filter, Ring::attach(ring)?, bell);
+    } else {
+        logger::to_helper(&begin.filter, &begin.log_socket, begin.role.to_string());
+        logger::connect();
+    }
     // TERM drains this process; until its loop looks at it, it is blocked.
     signals::leave_to_the_master(false)?;
     let scoreboard = Scoreboard::attach(scoreboard)?;

@@ -24,6 +24,7 @@ use crate::contract::orders::{self, Begin, GivenFile, Manifest, ZygoteOrder, Zyg
 use crate::error::{BoxError, Exit, Result};
 use crate::ipc::channel;
 use crate::log::logger;
+use crate::log::ring::{self, Ring};
 use crate::sys::process::{self, CONTROL, Forked};
 use crate::sys::{build, descriptors, signals, title};
 
@@ -47,22 +48,24 @@ fn serve(app: App) -> Result<Exit> {
     let control = UnixStream::from(descriptors::inherited(CONTROL)?);
     let name = app.name;
     let Some((order, given)) = channel::receive(&control)? else { return Ok(Exit::Done) };
-    let ZygoteOrder::Load { generation, filter, log_socket, config_path, files, only_configuration } = order else {
+    let ZygoteOrder::Load { generation, filter, log_socket, config_path, files, only_configuration, has_ring } = order
+    else {
         return Err("the first order is not to load".into());
     };
     let mut given = given.into_iter();
     let mut next = || given.next().ok_or("descriptors are missing in the order to load");
     let (lock_file, configuration) = (File::from(next()?), File::from(next()?));
-    let opened = opened(files, given)?;
+    let opened = opened(files, &mut given)?;
     let role = Role::Zygote(generation);
     // It was executed by descriptor, whose number would be its name: `pkill NAME` shall find it.
     nix::sys::prctl::set_name(&CString::new(name)?)?;
     title::set(&format!("{name}: {role}"));
     lock::hold(&lock_file)?;
     signals::unblock_all()?;
-    match log_socket {
-        Some(socket) => logger::to_helper(&filter, &socket, role.to_string()),
-        None => logger::to_console(&filter),
+    match (log_socket, given.next().filter(|_| has_ring), given.next()) {
+        (Some(_), Some(ring), Some(bell)) => logger::to_ring(&filter, Ring::attach(ring)?, bell),
+        (Some(socket), ..) => logger::to_helper(&filter, &socket, role.to_string()),
+        (None, ..) => logger::to_console(&filter),
     }
     // Before `preload`: a descriptor of the logger's own is none that `preload` left open.
     logger::connect();
@@ -79,7 +82,8 @@ fn serve(app: App) -> Result<Exit> {
         Err(error) => return refuse(&control, &*error, false),
     };
     let helpers = loaded.company.offers(loaded.version, &build::id())?;
-    let manifest = Manifest { version: Manifest::version_for(&helpers), name: name.to_owned(), helpers };
+    let version = Manifest::version_for(&helpers);
+    let manifest = Manifest { version, name: name.to_owned(), helpers, ring: ring::VERSION };
     channel::send(&control, &ZygoteReport::Loaded(manifest))?;
     fork_on_order(Zygote { control, loaded, _lock: lock_file })
 }
@@ -115,7 +119,7 @@ struct Zygote {
 }
 
 /// The files that came with the order, in its order.
-fn opened(files: Vec<GivenFile>, mut given: impl Iterator<Item = OwnedFd>) -> Result<Opened> {
+fn opened(files: Vec<GivenFile>, given: &mut impl Iterator<Item = OwnedFd>) -> Result<Opened> {
     let take = |GivenFile { path, refused }| match refused {
         Some(why) => Ok((path, Err(why))),
         None => match given.next() {
@@ -189,6 +193,7 @@ fn become_child(zygote: Zygote, control: OwnedFd) -> Exit {
     let Zygote { control: orders, loaded, _lock } = zygote;
     // Before anything else: a child that held these would keep the zygote alive for the master.
     drop((orders, _lock));
+    logger::forget_the_parents();
     life::run(loaded, UnixStream::from(control))
 }
 

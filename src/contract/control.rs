@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::Exit;
+use crate::ipc::log_record::LogRecord;
 use crate::ipc::text;
 
 /// The longest request or answer, in bytes.
@@ -24,6 +25,12 @@ pub(crate) const RELOAD: &str = "reload";
 pub(crate) const PROGRESS: &str = "progress";
 /// `stop`: answers when the stop has begun; the connection closes when the master is gone.
 pub(crate) const STOP: &str = "stop";
+
+/// `log_follow`: takes a [`Follow`], answers, and from then on come [`FOLLOWED`] notifications until the
+/// connection closes.
+pub(crate) const LOG_FOLLOW: &str = "log_follow";
+/// `log_record`: a record that the log helper has just taken, a [`Followed`].
+pub(crate) const FOLLOWED: &str = "log_record";
 
 /// The id of a refusal that answers no request: whoever has connected may not ask, or has broken a rule.
 pub(crate) const NO_REQUEST: u32 = 0;
@@ -58,6 +65,31 @@ pub(crate) struct Reloaded {
 pub(crate) struct Step {
     #[serde(deserialize_with = "text::read")]
     pub(crate) text: String,
+}
+
+/// Which records to tell.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Follow {
+    /// In RUST_LOG's syntax.
+    #[serde(deserialize_with = "text::read")]
+    pub(crate) filter: String,
+}
+
+/// A record, and who has said it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Followed {
+    /// `worker 0 generation 1`; empty: the master.
+    #[serde(deserialize_with = "text::read")]
+    pub(crate) process: String,
+    pub(crate) worker: Option<u16>,
+    pub(crate) generation: Option<u32>,
+    /// 0: not known.
+    pub(crate) pid: i32,
+    /// Its number among all that its process has produced; 0: nobody counts.
+    pub(crate) sequence: u64,
+    /// So many before it were not told, because they were not read in time.
+    pub(crate) missed: u64,
+    pub(crate) record: LogRecord,
 }
 
 /// A request without arguments, an answer without content.

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{Birth, Generation, HelperName, Role};
+use crate::settings::log::Target;
 
 /// The version of this page. A zygote says in its manifest which one it takes to understand that.
 pub(crate) const VERSION: u32 = 2;
@@ -56,6 +57,10 @@ pub(crate) enum ZygoteOrder {
         /// Nothing shall run: look at the configuration only.
         #[serde(default)]
         only_configuration: bool,
+        /// With it come, after everything else: the memory of a ring for what it logs, and the log helper's
+        /// eventfd.
+        #[serde(default)]
+        has_ring: bool,
     },
     /// Fork a process. With it: the other end of the new child's socket pair.
     Fork { birth: Birth },
@@ -98,6 +103,9 @@ pub(crate) struct Manifest {
     /// In start order: a helper stands after all that it asks.
     #[serde(default)]
     pub(crate) helpers: Vec<HelperOffer>,
+    /// The layout of the rings that its processes log into; 0: they know none, and use the socket.
+    #[serde(default)]
+    pub(crate) ring: u32,
 }
 
 impl Manifest {
@@ -136,8 +144,8 @@ pub(crate) struct HelperOffer {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ChildOrder {
     /// The first: who you are. With it, in this order: the lock file of the children, the
-    /// scoreboard, a stream for standard output and error, the listeners: a helper's only one is
-    /// its own socket.
+    /// scoreboard, a stream for standard output and error, the memory of a ring and the log helper's
+    /// eventfd if there is one, the listeners: a helper's only one is its own socket.
     Begin(Begin),
     /// Take connections; serve.
     Accept,
@@ -177,6 +185,9 @@ pub(crate) struct Begin {
     pub(crate) ipc_dir: PathBuf,
     /// What a helper keeps from one process to the next is here.
     pub(crate) state_dir: PathBuf,
+    /// It logs into a ring: only one whose release says that it knows the layout.
+    #[serde(default)]
+    pub(crate) has_ring: bool,
 }
 
 /// Such a process to the master.
@@ -195,14 +206,51 @@ pub(crate) enum ChildReport {
 /// Master to log helper.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum LogOrder {
-    /// Read lines from this stream and log them under this name. With it: the stream.
-    Capture { name: String },
+    /// Read lines from these streams and log them under these names. With it: the streams.
+    Capture { names: Vec<String> },
     /// Write the console's lines there from now on. With it: the descriptor.
     Console,
     /// Say what the process of this name has logged and printed last.
     Recall { number: u64, name: String },
+    /// Read these rings. With it: their memory.
+    Rings { rings: Vec<RingGiven> },
+    /// The process of this ring is gone: say when all of it is taken.
+    RingEnds { number: u64 },
+    /// Write to these targets from now on, and to no others. With it, for each: its memory, and its file if
+    /// it is one.
+    Targets { targets: Vec<TargetGiven> },
+    /// Write to another file from now on. With it: the file.
+    Switch { target: u64, ticket: u64 },
+    /// Compress the first of these files into the second. With it: both.
+    Compress { id: u64 },
+    /// Tell this client each record that the filter wants. With it: its connection.
+    Follow { filter: String },
     /// Everyone else is gone: write what is left, exit.
     Finish,
+}
+
+/// A ring, and whose it is.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct RingGiven {
+    /// Never used for another one.
+    pub(crate) number: u64,
+    /// Its place in the ledger.
+    pub(crate) slot: usize,
+    /// `None`: the master itself.
+    pub(crate) role: Option<Role>,
+    pub(crate) pid: i32,
+}
+
+/// A target.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct TargetGiven {
+    /// Never used for another one.
+    pub(crate) number: u64,
+    /// Its place in the ledger.
+    pub(crate) slot: usize,
+    pub(crate) target: Target,
+    /// It takes the access records, which no other one takes then.
+    pub(crate) is_access: bool,
 }
 
 /// Log helper to master.
@@ -212,4 +260,22 @@ pub(crate) enum LogReport {
     Ready,
     /// The answer to the order of this number: the last lines, the newest last.
     Recalled { number: u64, lines: Vec<String> },
+    /// All of this ring is taken.
+    RingEnded(RingEnd),
+    /// It writes to the file that came with this ticket.
+    Switched { ticket: u64 },
+    /// It has compressed a file, or could not.
+    Compressed { id: u64, error: Option<String> },
+    /// A target takes nothing, for this reason; `None`: it does again.
+    Trouble { target: u64, reason: Option<String> },
 }
+
+/// How many records were taken of a ring.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct RingEnd {
+    pub(crate) number: u64,
+    pub(crate) taken: u64,
+}
+
+/// How many rings travel in one order: with more the socket's buffer would fill.
+pub(crate) const RINGS_AT_ONCE: usize = 64;

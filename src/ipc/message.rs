@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::envelope::{self, Envelope};
 use super::frame::{self, FrameError};
+use super::log_record::LogRecord;
 use super::{text, value};
 
 pub(crate) const REQUEST: u8 = 0;
@@ -130,19 +131,6 @@ pub(crate) enum Code {
     /// A code of a later version.
     #[serde(other)]
     Unknown,
-}
-
-/// One record of a log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct LogRecord {
-    /// Microseconds since 1970-01-01T00:00:00Z.
-    pub(crate) time_us: i64,
-    /// 1 error, 2 warn, 3 info, 4 debug, 5 trace.
-    pub(crate) level: u32,
-    #[serde(deserialize_with = "text::read")]
-    pub(crate) target: String,
-    #[serde(deserialize_with = "text::read")]
-    pub(crate) message: String,
 }
 
 /// How a subscription begins: so many events may be sent.
@@ -288,7 +276,7 @@ pub(crate) fn end(id: u32, failure: &Failure, out: &mut Vec<u8>) {
     frame::encode(&(END, id, failure), out);
 }
 
-/// `[16, sequence, {time_us, level, target, message}]`
+/// `[16, sequence, {time_us, level, target, message, …}]`
 pub(crate) fn log(sequence: u64, record: &LogRecord, out: &mut Vec<u8>) {
     frame::encode(&(LOG, sequence, record), out);
 }
@@ -429,6 +417,7 @@ mod tests {
     use crate::error::Exit;
     use crate::ipc::callee::{Callee, Limits};
     use crate::ipc::caller::Caller;
+    use crate::ipc::log_record::LogFields;
 
     /// The protocol's own page: its examples are these tests' vectors.
     const PAGE: &str = include_str!("../../ipc-protocol.md");
@@ -522,14 +511,21 @@ mod tests {
         ]
     }
 
+    fn record(time_us: i64, target: &str, message: &str) -> LogRecord {
+        LogRecord {
+            time_us,
+            level: 3,
+            target: target.to_owned(),
+            module: String::new(),
+            message: message.to_owned(),
+            fields: LogFields::default(),
+            request: String::new(),
+        }
+    }
+
     fn ours_of_the_end() -> Vec<Example> {
         let again = "request 7 is not answered yet and comes again";
-        let record = LogRecord {
-            time_us: 1_700_000_000_000_000,
-            level: 3,
-            target: "app".to_owned(),
-            message: "ready".to_owned(),
-        };
+        let record = record(1_700_000_000_000_000, "app", "ready");
         vec![
             (
                 "go_away",
@@ -703,7 +699,7 @@ mod tests {
 
     #[test]
     fn the_log_is_told_a_hello_first_and_nothing_but_records_after_it() {
-        let record = LogRecord { time_us: 1, level: 3, target: String::new(), message: String::new() };
+        let record = record(1, "", "");
         let table = [
             (frame_of(&(HELLO, 1, Hello::of("hub"))), None, None),
             (frame_of(&(HELLO, 0, Hello::of("hub"))), Some("version 0"), Some("version 0")),

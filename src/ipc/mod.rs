@@ -9,6 +9,7 @@ pub(crate) mod channel;
 pub(crate) mod course;
 pub(crate) mod envelope;
 pub(crate) mod frame;
+pub(crate) mod log_record;
 pub(crate) mod message;
 pub(crate) mod outgoing;
 pub(crate) mod peer;

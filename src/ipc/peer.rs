@@ -64,6 +64,12 @@ pub(crate) fn uid(socket: &impl AsFd) -> io::Result<u32> {
     Ok(getsockopt(socket, PeerCredentials)?.uid())
 }
 
+/// The same, and the process that has connected, or has called listen.
+pub(crate) fn who(socket: &impl AsFd) -> io::Result<(u32, i32)> {
+    let credentials = getsockopt(socket, PeerCredentials)?;
+    Ok((credentials.uid(), credentials.pid()))
+}
+
 /// Whether a process of this user is one of the daemon's own: root's, or of this process's user.
 pub(crate) fn is_ours(uid: u32) -> bool {
     uid == 0 || uid == geteuid().as_raw()

@@ -1,59 +1,88 @@
 //! The process's one logger.
 //!
-//! Until [`to_helper`] it is env_logger's console; from then on records travel to the log helper.
-//! Records of the loop's own thread wait for the end of its turn; those of other threads, errors
-//! and panics are written at once.
+//! Until [`to_ring`] or [`to_helper`] it is env_logger's console. Into a ring a record is published when
+//! the macro returns, by whatever thread. Over the socket records of the loop's own thread wait for the end
+//! of its turn; those of other threads, errors and panics are written at once.
 
 use std::cell::{Cell, RefCell};
-use std::fmt::Write;
+use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use log::{Level, Log, Metadata, Record};
 
+use super::encoding;
+use super::ring::Ring;
 use super::sender::Sender;
-use crate::ipc::message::{Hello, LogRecord};
+use super::spout::Spout;
+use crate::ipc::message::Hello;
 
-static LOGGER: Logger =
-    Logger { filter: RwLock::new(None), sink: Mutex::new(Sink::Nowhere), pending: AtomicBool::new(false) };
+static LOGGER: Logger = Logger {
+    filter: RwLock::new(None),
+    sink: Mutex::new(Sink::Nowhere),
+    record_len_max: AtomicUsize::new(0),
+    pending: AtomicBool::new(false),
+};
 
-/// The longest message of a record, in bytes; what is longer is cut.
+/// The longest record over the socket, in bytes; of what is longer the end of the message is cut.
 pub(crate) const MESSAGE_LEN_MAX: usize = 2 * 1024 * 1024;
 
-/// The longest target of a record, in characters.
-const TARGET_LEN_MAX: usize = 256;
+/// Of a scratch that grew beyond this the memory is given back.
+const SCRATCH_KEPT_MAX: usize = 64 * 1024;
 
 thread_local! {
     /// Whether records of this thread may wait for the end of a turn.
     static TURNS: Cell<bool> = const { Cell::new(false) };
-    /// Where messages are formatted: outside the lock, because a `Display` may log again.
-    static SCRATCH: RefCell<String> = const { RefCell::new(String::new()) };
+    /// Where records are formatted: outside the lock, because a `Display` may log again.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 struct Logger {
     filter: RwLock<Option<env_filter::Filter>>,
     sink: Mutex<Sink>,
+    /// How long a record may be on its way to the log helper; 0: it does not go there.
+    record_len_max: AtomicUsize,
     /// Whether the sink holds records that wait for the end of a turn.
     pending: AtomicBool,
 }
 
 enum Sink {
     Nowhere,
-    Console(Box<env_logger::Logger>),
-    Helper(Sender),
+    Console(Arc<env_logger::Logger>),
+    Socket(Sender),
+    Ring(Spout),
 }
 
 /// Logs to standard error, in env_logger's format.
 pub(crate) fn to_console(filter: &str) {
-    let console = env_logger::Builder::new().parse_filters(filter).build();
-    install(filter, Sink::Console(Box::new(console)));
+    refilter(filter);
+    install(console(filter), 0);
+}
+
+/// A process that was just forked: what leads to the log helper is its parent's.
+pub(crate) fn forget_the_parents() {
+    // What is wanted was decided before.
+    install(console("trace"), 0);
+}
+
+fn console(filter: &str) -> Sink {
+    Sink::Console(Arc::new(env_logger::Builder::new().parse_filters(filter).build()))
 }
 
 /// Logs to the log helper behind `socket` from now on, under `name`.
 pub(crate) fn to_helper(filter: &str, socket: &Path, name: String) {
-    install(filter, Sink::Helper(Sender::new(socket.to_owned(), &Hello::of(&name))));
+    refilter(filter);
+    install(Sink::Socket(Sender::new(socket.to_owned(), &Hello::of(&name))), MESSAGE_LEN_MAX);
+}
+
+/// Logs into this ring from now on, and wakes the log helper by `wakeup`, an eventfd(2).
+pub(crate) fn to_ring(filter: &str, ring: Ring, wakeup: OwnedFd) {
+    refilter(filter);
+    let spout = Spout::new(ring, wakeup);
+    let len_max = spout.record_len_max();
+    install(Sink::Ring(spout), len_max);
 }
 
 /// Logs what this filter wants from now on, to where it goes.
@@ -83,19 +112,26 @@ pub(crate) fn flush() -> bool {
     LOGGER.pending.load(Ordering::Relaxed)
 }
 
-/// Waits until everything is written, `limit_ms` at most; what is left then is printed on
-/// standard error. For a process that ends.
+/// The last record of this process was logged. What lies in a ring is safe there; what waits for the socket
+/// is waited for, `limit_ms` at most, and what is left then is printed on standard error.
 pub(crate) fn close(limit_ms: u16) {
-    let mut sink = lock(&LOGGER.sink);
-    if let Sink::Helper(sender) = &mut *sink {
+    if let Sink::Socket(sender) = &mut *lock(&LOGGER.sink) {
         sender.finish(limit_ms);
     }
-    *sink = Sink::Nowhere;
+    install(Sink::Nowhere, 0);
 }
 
-fn install(filter: &str, sink: Sink) {
-    refilter(filter);
+/// The same for the master, whose ring ends with it: what is not taken in this time is printed.
+pub(crate) fn close_for_good(limit_ms: u16) {
+    if let Sink::Ring(spout) = &mut *lock(&LOGGER.sink) {
+        spout.finish(limit_ms);
+    }
+    close(limit_ms);
+}
+
+fn install(sink: Sink, record_len_max: usize) {
     *lock(&LOGGER.sink) = sink;
+    LOGGER.record_len_max.store(record_len_max, Ordering::Relaxed);
     // An application that has set a logger of its own keeps it.
     let _ = log::set_logger(&LOGGER);
 }
@@ -106,26 +142,47 @@ fn lock(sink: &Mutex<Sink>) -> MutexGuard<'_, Sink> {
 
 impl Logger {
     fn flush_now(&self) {
-        if let Sink::Helper(sender) = &mut *lock(&self.sink) {
+        if let Sink::Socket(sender) = &mut *lock(&self.sink) {
             sender.flush();
             self.pending.store(!sender.is_idle(), Ordering::Relaxed);
         }
     }
 
-    fn send(&self, record: &Record<'_>, message: &str) {
-        let at_once = !TURNS.get() || record.level() == Level::Error;
+    /// Sends an encoded record on its way.
+    fn send(&self, level: Level, encoded: &mut [u8]) {
         let mut sink = lock(&self.sink);
-        let Sink::Helper(sender) = &mut *sink else { return };
-        sender.push(LogRecord {
-            time_us: now_us(),
-            level: record.level() as u32,
-            target: record.target().chars().take(TARGET_LEN_MAX).collect(),
-            message: message.to_owned(),
-        });
+        match &mut *sink {
+            Sink::Ring(spout) => {
+                if let Some(wakeup) = spout.push(level, encoded) {
+                    drop(sink);
+                    wakeup.wake();
+                }
+            }
+            Sink::Socket(sender) => self.send_over(sender, level, encoded),
+            Sink::Console(_) | Sink::Nowhere => {}
+        }
+    }
+
+    fn send_over(&self, sender: &mut Sender, level: Level, encoded: &[u8]) {
+        let Some(decoded) = encoding::decode(encoded) else { return };
+        let at_once = !TURNS.get() || level == Level::Error;
+        sender.push(&decoded.entry);
         if at_once || sender.is_large() {
             sender.flush();
         }
         self.pending.store(!sender.is_idle(), Ordering::Relaxed);
+    }
+
+    /// For a process that is not the log helper's, or not yet.
+    fn print(&self, record: &Record<'_>) {
+        // Outside the lock, because a `Display` may log again.
+        let console = match &*lock(&self.sink) {
+            Sink::Console(console) => Some(console.clone()),
+            Sink::Nowhere | Sink::Socket(_) | Sink::Ring(_) => None,
+        };
+        if let Some(console) = console {
+            console.log(record);
+        }
     }
 }
 
@@ -139,11 +196,14 @@ impl Log for Logger {
         if !self.enabled(record.metadata()) {
             return;
         }
-        if let Sink::Console(console) = &*lock(&self.sink) {
-            console.log(record);
-            return;
+        let len_max = self.record_len_max.load(Ordering::Relaxed);
+        if len_max == 0 {
+            return self.print(record);
         }
-        with_message(record, |message| self.send(record, message));
+        with_scratch(|scratch| {
+            encoding::encode(record, now_us(), "", len_max, scratch);
+            self.send(record.level(), scratch);
+        });
     }
 
     fn flush(&self) {
@@ -151,29 +211,18 @@ impl Log for Logger {
     }
 }
 
-/// Formats a record's message outside every lock.
-fn with_message(record: &Record<'_>, use_it: impl FnOnce(&str)) {
-    if let Some(message) = record.args().as_str() {
-        return use_it(cut(message));
-    }
-    // The scratch is taken while a `Display` of this very record logs, and gone while the thread
-    // ends: then a fresh string serves.
-    let mut text = SCRATCH.try_with(RefCell::take).unwrap_or_default();
-    text.clear();
-    if write!(text, "{}", record.args()).is_err() {
-        text.push_str(" (its formatting failed)");
-    }
-    use_it(cut(&text));
-    if text.capacity() <= 64 * 1024 {
-        let _ = SCRATCH.try_with(|scratch| scratch.replace(text));
+/// Lends this thread's scratch, outside every lock.
+fn with_scratch(use_it: impl FnOnce(&mut Vec<u8>)) {
+    // It is taken while a `Display` of this very record logs, and gone while the thread ends: then a fresh
+    // one serves.
+    let mut scratch = SCRATCH.try_with(RefCell::take).unwrap_or_default();
+    use_it(&mut scratch);
+    if scratch.capacity() <= SCRATCH_KEPT_MAX {
+        let _ = SCRATCH.try_with(|place| place.replace(scratch));
     }
 }
 
-fn cut(message: &str) -> &str {
-    if message.len() <= MESSAGE_LEN_MAX { message } else { &message[..message.floor_char_boundary(MESSAGE_LEN_MAX)] }
-}
-
-fn now_us() -> i64 {
+pub(super) fn now_us() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }

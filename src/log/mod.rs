@@ -5,11 +5,13 @@
 
 mod encoding;
 pub(crate) mod logger;
+pub(crate) mod loss;
 mod panics;
 pub(crate) mod printable;
 pub(crate) mod record;
 pub(crate) mod ring;
 mod sender;
+mod spout;
 pub(crate) mod writer;
 
 pub(crate) use panics::log_panics;

@@ -75,6 +75,15 @@ impl Origin {
         };
         Self { name: role.to_string(), worker, generation: role.generation(), pid }
     }
+
+    /// One that says its name: if that is as a worker or a helper is called, it counts as one.
+    pub(crate) fn named(name: &str, pid: i32) -> Self {
+        let mut words = name.split(' ');
+        let (kind, which) = (words.next(), words.next());
+        let generation = name.rsplit_once(" generation ").and_then(|(_, number)| number.parse().ok()).map(Generation);
+        let worker = which.filter(|_| kind == Some("worker") && generation.is_some());
+        Self { name: name.to_owned(), worker: worker.and_then(|slot| slot.parse().ok()).map(Slot), generation, pid }
+    }
 }
 
 impl<'a> Fields<'a> {
@@ -260,6 +269,16 @@ mod tests {
         ];
         assert_eq!(read, expected);
         assert_eq!(Fields::read(&out).expect("ours").get("who"), Some("é"));
+    }
+
+    #[test]
+    fn a_name_says_who_it_is_as_a_role_does() {
+        let worker = Origin::of(Role::Worker(Slot(3), Generation(2)), 42);
+        assert_eq!(Origin::named(&worker.name, 42), worker);
+        let zygote = Origin::of(Role::Zygote(Generation(2)), 42);
+        assert_eq!(Origin::named(&zygote.name, 42), zygote);
+        let other = Origin::named("meter of the cellar", 0);
+        assert_eq!((other.worker, other.generation), (None, None));
     }
 
     #[test]

@@ -1,17 +1,23 @@
 //! What one process has logged and the log helper has not yet taken.
 //!
-//! Bounded: beyond [`UNSENT_MAX`] records are dropped and counted, and the count is logged as soon
-//! as there is room again. Nothing here waits, except [`Sender::finish`].
+//! Bounded: of [`UNSENT_MAX`] bytes three quarters are for records of all levels, and each higher level has
+//! a share of the rest for itself, as in a ring. What does not fit is dropped and counted, and the counts
+//! are logged as soon as there is room again. Nothing here waits, except [`Sender::finish`].
 
 use std::io::{ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::ipc::frame::HEADER_LEN;
-use crate::ipc::message::{self, Hello, LogRecord};
+use crate::ipc::log_record::LogRecord;
+use crate::ipc::message::{self, Hello};
+use crate::log::loss;
+use crate::log::logger::now_us;
+use crate::log::record::{Entry, Fields};
+use crate::log::ring::{LEVELS, index, share};
 
 /// Bytes that may wait.
 const UNSENT_MAX: usize = 4 * 1024 * 1024;
@@ -33,8 +39,10 @@ pub(super) struct Sender {
     written: usize,
     /// The greeting of this connection, as far as it is not written.
     greeting: Vec<u8>,
+    /// How many records there have been, those that were dropped too.
     sequence: u64,
-    dropped: u64,
+    /// By level.
+    dropped: [u64; LEVELS],
 }
 
 impl Sender {
@@ -50,13 +58,13 @@ impl Sender {
             written: 0,
             greeting: Vec::new(),
             sequence: 0,
-            dropped: 0,
+            dropped: [0; LEVELS],
         }
     }
 
     /// Whether nothing waits.
     pub(super) fn is_idle(&self) -> bool {
-        self.unsent.is_empty() && self.dropped == 0
+        self.unsent.is_empty() && !self.is_lossy()
     }
 
     /// Whether so much waits that it should go now.
@@ -64,32 +72,32 @@ impl Sender {
         self.unsent.len() - self.written >= LARGE
     }
 
-    pub(super) fn push(&mut self, record: LogRecord) {
-        self.tell_of_the_dropped();
-        if self.dropped > 0 || self.unsent.len() + record.message.len() + record.target.len() > UNSENT_MAX {
-            self.dropped += 1;
+    pub(super) fn push(&mut self, entry: &Entry<'_>) {
+        self.sequence += 1;
+        self.tell_of_the_dropped(entry.time_us);
+        let len = entry.message.len() + entry.target.len() + entry.fields.bytes().len();
+        if self.is_lossy() || self.unsent.len() + len > share(UNSENT_MAX, entry.level) {
+            self.dropped[index(entry.level)] += 1;
         } else {
-            self.append(record);
+            message::log(self.sequence, &LogRecord::of(entry), &mut self.unsent);
         }
+    }
+
+    fn is_lossy(&self) -> bool {
+        self.dropped != [0; LEVELS]
     }
 
     /// Writes the loss in its place, as soon as there is room again.
-    fn tell_of_the_dropped(&mut self) {
-        if self.dropped == 0 || self.unsent.len() >= UNSENT_MAX / 2 {
+    fn tell_of_the_dropped(&mut self, time_us: i64) {
+        if !self.is_lossy() || self.unsent.len() >= UNSENT_MAX / 2 {
             return;
         }
         let dropped = std::mem::take(&mut self.dropped);
-        self.append(LogRecord {
-            time_us: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64),
-            level: log::Level::Warn as u32,
-            target: "forebay".to_owned(),
-            message: format!("{dropped} records lost here: the log helper does not keep up"),
-        });
-    }
-
-    fn append(&mut self, record: LogRecord) {
-        self.sequence += 1;
-        message::log(self.sequence, &record, &mut self.unsent);
+        let (message, fields) = (loss::message(dropped), loss::fields(dropped));
+        let fields = Fields::read(&fields).unwrap_or_default();
+        // It has the number of nobody: who counts finds the gap in front of the next one.
+        let entry = Entry { fields, ..loss::entry(&message, time_us) };
+        message::log(0, &LogRecord::of(&entry), &mut self.unsent);
     }
 
     /// Writes as much as the socket takes now.
@@ -100,7 +108,7 @@ impl Sender {
                 return;
             }
             match self.write() {
-                Ok(()) if self.dropped > 0 => self.tell_of_the_dropped(),
+                Ok(()) if self.is_lossy() => self.tell_of_the_dropped(now_us()),
                 Ok(()) => return,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(_) => self.disconnect(),
@@ -215,8 +223,8 @@ mod tests {
     use crate::ipc::frame::Decoder;
     use crate::ipc::message::ToLog;
 
-    fn record(message: String) -> LogRecord {
-        LogRecord { time_us: 1, level: 3, target: "test".to_owned(), message }
+    fn record(message: &str) -> Entry<'_> {
+        Entry { level: log::Level::Info, target: "test", ..loss::entry(message, 1) }
     }
 
     fn sequences(bytes: &[u8]) -> Vec<u64> {
@@ -237,7 +245,7 @@ mod tests {
         let path = directory.path().join("log.sock");
         let listener = UnixListener::bind(&path).expect("bind");
         let mut sender = Sender::new(path.clone(), &Hello::of("test"));
-        (0..40).for_each(|_| sender.push(record("x".repeat(32 * 1024))));
+        (0..40).for_each(|_| sender.push(&record(&"x".repeat(32 * 1024))));
         sender.flush();
         assert!(!sender.is_idle(), "more than a socket takes");
         let (mut first, _) = listener.accept().expect("accept");
@@ -264,19 +272,23 @@ mod tests {
     fn what_does_not_fit_is_counted_in_its_place() {
         let directory = tempfile::tempdir().expect("directory");
         let mut sender = Sender::new(directory.path().join("nobody"), &Hello::of("test"));
-        (0..200).for_each(|_| sender.push(record("x".repeat(32 * 1024))));
-        assert!(sender.dropped > 0 && sender.unsent.len() <= UNSENT_MAX + 64);
-        let dropped = sender.dropped;
+        let large = "x".repeat(32 * 1024);
+        (0..200).for_each(|_| sender.push(&record(&large)));
+        assert!(sender.is_lossy() && sender.unsent.len() <= UNSENT_MAX);
+        sender.push(&Entry { level: log::Level::Error, ..record("also lost: what came before it was") });
+        let dropped: u64 = sender.dropped.iter().sum();
+        assert_eq!(sender.dropped[0], 1);
         sender.unsent.clear();
-        sender.push(record("next".to_owned()));
+        sender.push(&record("next"));
         let mut decoder = Decoder::new(u32::MAX);
         decoder.feed(&sender.unsent);
-        let ToLog::Record(_, note) =
-            message::to_log(decoder.next().expect("frame").expect("whole"), true).expect("ours")
-        else {
-            panic!("no record");
+        let mut next = || match message::to_log(decoder.next().expect("frame").expect("whole"), true).expect("ours") {
+            ToLog::Record(sequence, record) => (sequence, record),
+            ToLog::Hello(_) => panic!("no record"),
         };
-        assert!(note.message.starts_with(&format!("{dropped} records lost")));
-        assert_eq!(sender.dropped, 0);
+        let (_, note) = next();
+        assert!(note.message.starts_with(&format!("{dropped} records lost here")), "{}", note.message);
+        assert_eq!(loss::told(&note.entry(0)).map(|told| told.iter().sum()), Some(dropped));
+        assert_eq!((next().0, sender.is_lossy()), (202, false));
     }
 }

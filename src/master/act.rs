@@ -3,28 +3,21 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::children::Output;
 use super::release::Release;
 use super::supervisor::{Action, Event, Progress, Report};
 use super::{Master, RECORDS, report};
 use crate::contract::ids::{Birth, Generation, HelperName, Role};
-use crate::contract::lock;
 use crate::contract::orders::{Begin, ChildOrder, LogOrder, ZygoteOrder};
 use crate::contract::time::{heartbeat_period, ms};
-use crate::log::{logger, writer};
+use crate::log::{logger, ring};
 use crate::settings::{Settings, WorkerLimits, count_of_workers};
-use crate::sys::{descriptors, privileges, process, signals, title};
 
 /// What a worker may need between its last connection and its end: `on_stop`.
 const LAST_ACTS: Duration = Duration::from_secs(1);
-
-/// What the log helper waits beyond the workers' own limit when the master is gone.
-const ORPHANED_GRACE: Duration = Duration::from_secs(5);
 
 impl Master {
     /// Carries out one action; what comes of it is the supervisor's next event.
@@ -133,7 +126,7 @@ impl Master {
         // Before the order: what was said until now is for the terminal.
         logger::flush();
         let shown = detach().and_then(|console| {
-            if let Some(log) = self.reader_of_outputs {
+            if let Some(log) = self.log_helper {
                 self.children.tell(log, &LogOrder::Console, &[console.as_fd()])?;
             }
             self.console = Some(console);
@@ -155,52 +148,6 @@ impl Master {
     fn not_born(&mut self, birth: Birth, error: &io::Error) -> Event {
         self.children.forget(birth);
         Event::BirthFailed(birth, error.to_string())
-    }
-
-    fn fork_log(&mut self, birth: Birth) -> io::Result<()> {
-        let record = self.free_record();
-        let control = self.children.prepare(birth, Role::Log, Some(record), self.poll.registry())?;
-        // Before the fork: no signal may meet the new process with the master's handlers.
-        signals::block_all()?;
-        let forked = process::fork_into(|| self.become_log(record, control));
-        signals::unblock_all()?;
-        self.children.born(birth, forked?);
-        Ok(())
-    }
-
-    /// In the new process: gives up all that is the master's.
-    fn become_log(&self, record: u32, control: UnixStream) -> u8 {
-        let run = || -> io::Result<()> {
-            signals::forget_handlers()?;
-            signals::leave_to_the_master(true)?;
-            process::offer_to_the_oom_killer();
-            title::wipe_the_environment();
-            title::set(&format!("{}: {}", self.identity.name, Role::Log));
-            let listener = self.log_listener.try_clone()?;
-            let kept = [control.as_fd(), listener.as_fd(), self.scoreboard.fd(), self.children_lock.as_fd()];
-            // Before its descriptor is closed: the master's own way to the last log helper.
-            logger::to_console(&self.settings.log_level);
-            if let Some(console) = &self.console {
-                descriptors::install(console.as_fd(), 2)?;
-            }
-            descriptors::close_all_but(&kept);
-            if self.service.drops {
-                privileges::drop_to(self.service.uid, self.service.gid)?;
-            }
-            lock::hold(&self.children_lock)?;
-            signals::unblock_all()?;
-            let heart = self.scoreboard.record(record);
-            let orphaned_limit = self.settings.timeouts.drain + ORPHANED_GRACE;
-            let (hang, lock) = (self.settings.timeouts.hang, &self.children_lock);
-            writer::run(writer::Given { control, listener, heart, hang, lock, orphaned_limit })
-        };
-        match run() {
-            Ok(()) => 0,
-            Err(error) => {
-                log::error!("log helper: {error}");
-                1
-            }
-        }
     }
 
     fn start_zygote(&mut self, birth: Birth, generation: Generation) -> io::Result<()> {
@@ -227,8 +174,10 @@ impl Master {
     fn begin(&mut self, birth: Birth) -> io::Result<()> {
         let Some(process) = self.children.get(birth) else { return Ok(()) };
         match (process.role, process.record) {
-            (Role::Log, _) => self.hand_over_outputs(birth),
+            (Role::Log, _) => self.begin_log(birth),
             (Role::Zygote(generation), _) => {
+                let Settings { log_transport, log_ring, .. } = self.release(generation)?.settings;
+                let ring = self.make_ring(birth, Role::Zygote(generation), log_transport, log_ring);
                 let release = self.release(generation)?;
                 let order = ZygoteOrder::Load {
                     generation,
@@ -237,24 +186,32 @@ impl Master {
                     config_path: release.settings.file.clone(),
                     files: release.load.files(),
                     only_configuration: false,
+                    has_ring: ring.is_some(),
                 };
-                self.children.tell(birth, &order, &release.load.given(&self.children_lock))
+                let mut given = release.load.given(&self.children_lock);
+                given.extend(ring.into_iter().flat_map(|number| self.ring_descriptors(number)));
+                self.children.tell(birth, &order, &given)
             }
             (role @ Role::Worker(_, generation), record) => {
                 self.make_output(role)?;
+                let ring = self.ring_for(birth, role, generation);
                 let Release { settings, listeners, .. } = self.release(generation)?;
                 let listeners = self.listeners.descriptors(listeners);
-                self.begin_forked(birth, role, record, settings, &settings.log_level, listeners)
+                self.begin_forked(birth, role, (record, ring), settings, &settings.log_level, listeners)
             }
             (role @ Role::Helper(name, generation), record) => {
                 self.make_output(role)?;
-                if self.offers.is_foreign(generation, name) {
+                let ring = if self.offers.is_foreign(generation, name) {
                     self.watch_foreign(birth, generation, name)?;
-                }
+                    None
+                } else {
+                    self.ring_for(birth, role, generation)
+                };
                 let settings = &self.release(generation)?.settings;
                 // One that was ordered before a commit, and is kept, logs what is wanted now.
                 let Settings { log_level, .. } = if generation < self.serving { &self.settings } else { settings };
-                self.begin_forked(birth, role, record, settings, log_level, self.offers.socket(name).into_iter())
+                let socket = self.offers.socket(name).into_iter();
+                self.begin_forked(birth, role, (record, ring), settings, log_level, socket)
             }
         }
     }
@@ -282,7 +239,7 @@ impl Master {
         &'a self,
         birth: Birth,
         role: Role,
-        record: Option<u32>,
+        (record, ring): (Option<u32>, Option<u64>),
         settings: &Settings,
         filter: &str,
         listeners: impl Iterator<Item = BorrowedFd<'a>>,
@@ -298,11 +255,25 @@ impl Master {
             log_socket: self.run_dir.log_socket_path(),
             ipc_dir: self.run_dir.ipc_dir(),
             state_dir: self.run_dir.state_dir(),
+            has_ring: ring.is_some(),
         };
         let output = self.outputs[&role].writer.as_fd();
         let mut given = vec![self.children_lock.as_fd(), self.scoreboard.fd(), output];
+        given.extend(ring.into_iter().flat_map(|number| self.ring_descriptors(number)));
         given.extend(listeners);
         self.children.tell(birth, &ChildOrder::Begin(begin), &given)
+    }
+
+    /// The ring of a process whose release knows what that is.
+    fn ring_for(&mut self, birth: Birth, role: Role, generation: Generation) -> Option<u64> {
+        let release = self.releases.get(&generation).filter(|release| release.ring == ring::VERSION)?;
+        let Settings { log_transport, log_ring, .. } = release.settings;
+        self.make_ring(birth, role, log_transport, log_ring)
+    }
+
+    /// What goes with an order that gives a ring.
+    fn ring_descriptors(&self, number: u64) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.rings.memory(number).into_iter().chain([self.rings.bell()])
     }
 
     /// What a stop leaves for open connections, in milliseconds: then there is time for last acts.
@@ -328,47 +299,15 @@ impl Master {
             Some(Role::Log) => {
                 log::info!(target: "forebay", "stopped");
                 // Before its last order: the master's own last records, and no more after them.
-                logger::close(super::LAST_WORDS_MS);
+                logger::close_for_good(super::LAST_WORDS_MS);
                 self.children.tell(birth, &LogOrder::Finish, &[])
             }
             None => Ok(()),
         }
     }
 
-    /// Where a post's occupants print: made at first need, and shown to the log helper.
-    fn make_output(&mut self, post: Role) -> io::Result<()> {
-        if !self.outputs.contains_key(&post) {
-            let output = Output::new(self.service)?;
-            // One that has not begun is shown all of them then: a stream read twice is torn to pieces.
-            if let Some(log) = self.reader_of_outputs {
-                self.show_output(log, post, &output)?;
-            }
-            self.outputs.insert(post, output);
-        }
-        Ok(())
-    }
-
-    /// Gives up outputs of which the generation is gone. The log helper reads its end until all is read:
-    /// while there is none, they stay.
-    pub(super) fn forget_outputs(&mut self) {
-        if self.reader_of_outputs.is_some_and(|log| self.children.pid(log).is_some()) {
-            let is_of_use = |post: &Role| post.generation().is_none_or(|of| self.releases.contains_key(&of));
-            self.outputs.retain(|post, _| is_of_use(post));
-        }
-    }
-
-    /// A new log helper reads on where the last one stopped.
-    fn hand_over_outputs(&mut self, log: Birth) -> io::Result<()> {
-        self.reader_of_outputs = Some(log);
-        self.outputs.iter().try_for_each(|(&post, output)| self.show_output(log, post, output))
-    }
-
-    fn show_output(&self, log: Birth, post: Role, output: &Output) -> io::Result<()> {
-        self.children.tell(log, &LogOrder::Capture { name: post.to_string() }, &[output.reader.as_fd()])
-    }
-
     /// A record of the scoreboard that no living process has.
-    fn free_record(&self) -> u32 {
+    pub(super) fn free_record(&self) -> u32 {
         let taken = |record| self.children.iter().any(|(_, process)| process.record == Some(record));
         let free = (0..RECORDS).find(|&record| !taken(record));
         let record = free.expect("invariant: there are more records than processes");

@@ -74,6 +74,7 @@ fn load(identity: Identity, settings: &Settings, only_configuration: bool) -> Re
         config_path: settings.file.clone(),
         files: load.files(),
         only_configuration,
+        has_ring: false,
     };
     let mut out = Vec::new();
     frame::encode(&order, &mut out);

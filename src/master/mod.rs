@@ -9,6 +9,8 @@ mod children;
 mod control;
 mod file_identity;
 mod listeners;
+mod log_files;
+mod logging;
 mod notify;
 mod offers;
 mod oom;
@@ -19,6 +21,7 @@ mod pulse;
 mod release;
 mod report;
 mod requests;
+mod rings;
 mod rollout;
 mod run_dir;
 mod signals;
@@ -27,9 +30,10 @@ mod status;
 mod strays;
 mod supervisor;
 mod survivors;
+mod targets;
 mod verdict;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::OwnedFd;
@@ -52,17 +56,20 @@ use self::pid_file::PidFile;
 use self::probe::Probes;
 pub(crate) use self::program::path as program_path;
 use self::release::{Held, Release};
+use self::rings::Rings;
 use self::rollout::Rollout;
 use self::run_dir::RunDir;
 use self::signals::Wish;
 use self::supervisor::{Event, Fault, Outcome, Supervisor, Wear};
+use self::targets::Targets;
 use self::verdict::Awaited;
 use crate::contract::ids::{Birth, Generation, HELPERS_MAX, Role, WORKERS_MAX};
-use crate::contract::orders::{self, ChildReport, LogReport, Manifest, ZygoteReport};
+use crate::contract::orders::{self, ChildReport, Manifest, ZygoteReport};
 use crate::contract::scoreboard::Scoreboard;
 use crate::error::{Context, Error, Exit};
 use crate::ipc::frame;
 use crate::log::logger;
+use crate::settings::log::Transport;
 use crate::settings::{Overrides, Service, Settings, default_run_dir};
 
 const SIGNALS: Token = Token(0);
@@ -105,7 +112,10 @@ pub(crate) fn serve(launch: Launch, settings: Settings) -> Result<(), Error> {
     let outcome = master.run();
     master.listeners.shut();
     master.run_dir.leave(master.offers.all());
-    logger::close(LAST_WORDS_MS);
+    logger::close_for_good(LAST_WORDS_MS);
+    if let Some(odd) = master.check_the_log() {
+        eprintln!("{}: {odd}", identity.name);
+    }
     match outcome? {
         Outcome::Stopped => Ok(()),
         Outcome::Failed(reason) => Err(Error::new(Exit::Failed, format!("{} did not start: {reason}", identity.name))),
@@ -147,14 +157,40 @@ struct Master {
     probes: Probes,
     /// By the post whose occupants print there.
     outputs: BTreeMap<Role, Output>,
-    /// The log helper that was shown them.
-    reader_of_outputs: Option<Birth>,
+    /// The log helper that was given all that it needs.
+    log_helper: Option<Birth>,
+    rings: Rings,
+    targets: Targets,
+    /// Files that the log helper was told of and does not write to yet.
+    switches: Vec<u64>,
+    last_ticket: u64,
+    /// Targets that take nothing, with the reason.
+    troubles: Vec<(u64, String)>,
+    /// Files of the log that could not be opened anew.
+    unopened: BTreeSet<u64>,
     supervisor: Supervisor,
     oom: OomKiller,
     /// When memory was looked at last.
     weighed: Instant,
     started: Instant,
     outcome: Option<Outcome>,
+}
+
+/// Makes the master's own way to the log helper.
+fn log_through(settings: &Settings, run_dir: &RunDir) -> Result<Rings, Error> {
+    let cannot = || "cannot make the log's memory".to_owned();
+    let mut rings = Rings::new().or_refused(cannot)?;
+    match settings.log_transport {
+        Transport::Ring => {
+            let (ring, bell) = rings.make_own(settings.log_ring).or_refused(cannot)?;
+            logger::to_ring(&settings.log_level, ring, bell);
+        }
+        Transport::Socket => {
+            logger::to_helper(&settings.log_level, &run_dir.log_socket_path(), String::new());
+            logger::batch_on_this_thread();
+        }
+    }
+    Ok(rings)
 }
 
 impl Master {
@@ -170,8 +206,15 @@ impl Master {
         survivors::end(&children_lock)?;
         strays::end(&run_dir.ipc_dir(), None, |_| false);
         let mut listeners = Listeners::default();
-        let held = Held { pid_file: pid_file.as_ref(), run_dir: &run_dir, listeners: &mut listeners };
-        let release = Release::open(&program, umask, settings.clone(), held, LOCK_WAIT)?;
+        let mut targets = Targets::default();
+        let held = Held {
+            pid_file: pid_file.as_ref(),
+            run_dir: &run_dir,
+            listeners: &mut listeners,
+            targets: &mut targets,
+        };
+        let mut release = Release::open(&program, umask, settings.clone(), held, LOCK_WAIT)?;
+        targets.commit(std::mem::take(&mut release.targets));
         let log_listener = run_dir.log_socket()?;
         let control_listener = run_dir.control_socket()?;
         let scoreboard = Scoreboard::create(RECORDS).or_refused(|| "cannot make the scoreboard".to_owned())?;
@@ -181,8 +224,7 @@ impl Master {
         let poll = Poll::new().or_refused(|| "cannot make an epoll instance".to_owned())?;
         let control = ControlServer::new(control_listener, settings.control_uids.clone(), poll.registry(), CONTROL)
             .or_refused(|| "cannot serve the control socket".to_owned())?;
-        logger::to_helper(&settings.log_level, &run_dir.log_socket_path(), String::new());
-        logger::batch_on_this_thread();
+        let rings = log_through(&settings, &run_dir)?;
         let signals = signals::handle(poll.registry(), SIGNALS).or_refused(|| "cannot handle signals".to_owned())?;
         let notifier = Notifier::new().or_refused(|| "cannot tell the service manager".to_owned())?;
         let started = Instant::now();
@@ -217,7 +259,13 @@ impl Master {
             children: Children::default(),
             probes: Probes::default(),
             outputs: BTreeMap::new(),
-            reader_of_outputs: None,
+            log_helper: None,
+            rings,
+            targets,
+            switches: Vec::new(),
+            last_ticket: 0,
+            troubles: Vec::new(),
+            unopened: BTreeSet::new(),
             oom: OomKiller::watch(started),
             weighed: started,
             started,
@@ -259,6 +307,7 @@ impl Master {
             self.listeners.due(),
             self.probes.due(),
             self.rollout.awaited.as_ref().map(Awaited::until),
+            self.targets.due(),
             unsent,
         ];
         // Rounded up: epoll counts in milliseconds, and a turn too early is a turn for nothing.
@@ -298,6 +347,7 @@ impl Master {
         self.conclude_the_overdue(now);
         self.feel_the_pulses();
         self.look_at_memory(now);
+        self.look_at_the_logs(now);
         self.step(Event::Tick);
         if self.rollout.is_unwritten {
             self.write_reloads();
@@ -312,14 +362,15 @@ impl Master {
     fn step(&mut self, event: Event) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
-            let dead = match event {
-                Event::Exited(birth, _) => Some(birth),
+            let dead = match &event {
+                Event::Exited(birth, how) => Some((*birth, how.starts_with("killed"))),
                 _ => None,
             };
             for action in self.supervisor.step(event, Instant::now()) {
                 events.extend(self.act(action));
             }
-            if let Some(birth) = dead {
+            if let Some((birth, is_killed)) = dead {
+                self.end_ring(birth, is_killed);
                 self.children.forget(birth);
                 self.forget_the_gone();
             }
@@ -350,6 +401,7 @@ impl Master {
             Wish::Quit => self.step(Event::Quit),
             Wish::OneMore => self.step(Event::Scale((workers + 1).min(WORKERS_MAX))),
             Wish::OneFewer => self.step(Event::Scale(workers.saturating_sub(1).max(1))),
+            Wish::Reopen => self.reopen_logs(),
             Wish::NotServed(what) => log::warn!(target: "forebay", "{what} is not part of this release"),
         }
     }
@@ -389,13 +441,7 @@ impl Master {
 
     fn understand(&mut self, birth: Birth, role: Role, body: &[u8]) {
         let event = match role {
-            Role::Log => frame::decode(body).map(|report| match report {
-                LogReport::Ready => Event::Ready(birth),
-                LogReport::Recalled { number, lines } => {
-                    self.recalled(number, &lines);
-                    Event::Tick
-                }
-            }),
+            Role::Log => frame::decode(body).map(|report| self.understand_log(birth, report)),
             Role::Helper(..) | Role::Worker(..) => frame::decode(body).map(|report| match report {
                 ChildReport::Ready => Event::Ready(birth),
                 ChildReport::Spent { requests } => Event::Worn(birth, Wear::Requests(requests)),
@@ -442,7 +488,11 @@ impl Master {
                 format!("the application is called `{other}`, and this daemon is `{own}`: stop it and start that");
             return Event::Refused(zygote, Fault::Application, why);
         }
-        match self.offers.take(generation, manifest, &self.run_dir, |offer| release.digest(offer)) {
+        let taken = self.offers.take(generation, manifest, &self.run_dir, |offer| release.digest(offer));
+        if let Some(release) = self.releases.get_mut(&generation) {
+            release.ring = manifest.ring;
+        }
+        match taken {
             Ok(helpers) => Event::Loaded(zygote, helpers),
             Err(Refusal::Broken(why)) => Event::Broken(zygote, why),
             Err(Refusal::Unable(why)) => Event::Refused(zygote, Fault::System, why),

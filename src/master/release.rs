@@ -23,6 +23,10 @@ pub(super) struct Release {
     pub(super) listeners: Bound,
     /// Until it is committed: what becomes of the pid file.
     pub(super) pid_file: Succession,
+    /// The same: where the log is to go.
+    pub(super) targets: Chosen,
+    /// The layout of rings that its processes know, as their zygote says it.
+    pub(super) ring: u32,
 }
 
 /// What the master has, and what a release may not take from it.
@@ -30,6 +34,7 @@ pub(super) struct Held<'a> {
     pub(super) pid_file: Option<&'a PidFile>,
     pub(super) run_dir: &'a RunDir,
     pub(super) listeners: &'a mut Listeners,
+    pub(super) targets: &'a mut Targets,
 }
 
 impl Held<'_> {
@@ -50,7 +55,9 @@ impl Release {
         let service = settings.service().map_err(|why| Error::new(Exit::Config, why))?;
         let load = Load::open(program, &settings, umask, |path| held.has_locked(path))?;
         let bound = held.listeners.bind(&settings.listeners(), service, patience)?;
-        Ok(Self { settings, load, listeners: bound, pid_file: Succession::Same })
+        // The last that can fail: whoever opens a file here has it closed when nothing comes of it.
+        let targets = held.targets.choose(&settings, service)?;
+        Ok(Self { settings, load, listeners: bound, pid_file: Succession::Same, targets, ring: 0 })
     }
 
     /// The same for the next generation, or why that cannot follow the one that serves.

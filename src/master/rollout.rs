@@ -109,7 +109,7 @@ impl Master {
         let file = serving.settings.file.clone().or_else(|| file_of(self.identity.name, None));
         let settings = release::read(file.as_deref(), &self.overrides)?;
         let program = (self.program.as_path(), self.identity.name);
-        let held = Held { pid_file: self.pid_file.as_ref(), run_dir: &self.run_dir, listeners: &mut self.listeners };
+        let held = Held { pid_file: self.pid_file.as_ref(), run_dir: &self.run_dir, listeners: &mut self.listeners, targets: &mut self.targets };
         serving.follow(program, self.umask, settings, held)
     }
 
@@ -165,7 +165,11 @@ impl Master {
         let Some(release) = self.releases.get_mut(&generation) else { return Vec::new() };
         let old = std::mem::replace(&mut self.settings, release.settings.clone());
         std::mem::take(&mut release.pid_file).succeed(&mut self.pid_file);
+        let targets = std::mem::take(&mut release.targets);
         self.listeners.keep(&release.listeners, self.service, Instant::now());
+        if self.targets.commit(targets) {
+            self.retarget();
+        }
         if old.log_level != self.settings.log_level {
             logger::refilter(&self.settings.log_level);
             self.refilter(kept);
@@ -202,6 +206,7 @@ impl Master {
     fn give_up(&mut self, generation: Generation) {
         if let Some(release) = self.releases.get_mut(&generation) {
             release.pid_file = Succession::Same;
+            self.targets.give_up(&std::mem::take(&mut release.targets));
         }
         if let Some(serving) = self.releases.get(&self.serving) {
             self.listeners.keep(&serving.listeners, self.service, Instant::now());

@@ -16,6 +16,8 @@ pub(super) enum Wish {
     OneMore,
     OneFewer,
     Reload,
+    /// The files of the log.
+    Reopen,
     /// Asked for by this name, and not served by this release.
     NotServed(&'static str),
 }
@@ -38,7 +40,7 @@ pub(super) fn wish(signal: i32) -> Option<Wish> {
         SIGTTIN => Wish::OneMore,
         SIGTTOU => Wish::OneFewer,
         SIGHUP => Wish::Reload,
-        SIGUSR1 => Wish::NotServed("SIGUSR1: reopening log files"),
+        SIGUSR1 => Wish::Reopen,
         SIGUSR2 => Wish::NotServed("SIGUSR2: replacing the master"),
         _ => return None,
     })

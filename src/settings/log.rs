@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// How records travel to the log helper.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Transport {
@@ -15,7 +17,7 @@ pub(crate) enum Transport {
 }
 
 /// Where records go.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Target {
     pub(crate) sink: Sink,
     pub(crate) format: Format,
@@ -24,7 +26,7 @@ pub(crate) struct Target {
 }
 
 /// What takes them.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Sink {
     /// The daemon's standard error.
     Console,
@@ -35,7 +37,7 @@ pub(crate) enum Sink {
 }
 
 /// A file, and what becomes of it when it is large or old.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct FileSink {
     pub(crate) path: PathBuf,
     /// Rotated when it has so many bytes.
@@ -52,7 +54,7 @@ pub(crate) struct FileSink {
 }
 
 /// When what was written is forced to the disk.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Fsync {
     #[default]
     Never,
@@ -62,21 +64,21 @@ pub(crate) enum Fsync {
 }
 
 /// RFC 5424.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SyslogSink {
     pub(crate) address: SyslogAddress,
     /// The facility's number, RFC 5424 section 6.2.1.
     pub(crate) facility: u8,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) enum SyslogAddress {
     Unix(PathBuf),
     Udp(SocketAddr),
 }
 
 /// How a record looks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Format {
     /// env_logger's.
     #[default]

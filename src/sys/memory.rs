@@ -1,4 +1,4 @@
-//! Shared memory made of 64-bit atomics.
+//! Memory that several processes have: 64-bit atomics for all at once, bytes for one after another.
 //!
 //! A memfd, preallocated and sealed against shrinking and growing: a process that maps it cannot
 //! be killed by SIGBUS through another one that truncates it.
@@ -58,6 +58,48 @@ impl SharedWords {
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// Bytes of memory that one process after another has: what one leaves there its successor finds.
+#[derive(Debug)]
+pub(crate) struct HeldBytes {
+    map: MmapRaw,
+}
+
+impl HeldBytes {
+    /// Makes the memory, of `len` zeros. Nobody has it yet.
+    pub(crate) fn make(name: &str, len: usize) -> io::Result<OwnedFd> {
+        let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        let len = i64::try_from(len).map_err(io::Error::other)?;
+        nix::unistd::ftruncate(&fd, len)?;
+        // Before it is mapped: as with the words.
+        fallocate(&fd, nix::fcntl::FallocateFlags::empty(), 0, len)?;
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(SEALS | SealFlag::F_SEAL_SEAL))?;
+        Ok(fd)
+    }
+
+    /// Takes it. The one who had it before is dead: processes that had it at once would read what the other
+    /// is writing.
+    pub(crate) fn take(fd: OwnedFd) -> io::Result<Self> {
+        let seals = SealFlag::from_bits_truncate(fcntl(&fd, FcntlArg::F_GET_SEALS)?);
+        if !seals.contains(SEALS) {
+            return Err(io::Error::other("shared memory is not sealed"));
+        }
+        Ok(Self { map: MmapRaw::map_raw(&File::from(fd))? })
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: the mapping lives as long as self and cannot shrink (sealed). Nobody writes meanwhile: the
+        // master gives the descriptor to one log helper at a time, after the death of the last one, and
+        // maps it nowhere; in this process `bytes_mut` takes the only reference.
+        unsafe { std::slice::from_raw_parts(self.map.as_ptr(), self.map.len()) }
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and `&mut self` is the only one.
+        unsafe { std::slice::from_raw_parts_mut(self.map.as_mut_ptr(), self.map.len()) }
     }
 }
 

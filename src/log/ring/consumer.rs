@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::fence;
 
-use super::{ASLEEP, AWAKE, Counts, HEAD_AT, Ring, TAIL_AT, UNTIL_HALF, WAKE_AT, WORD_LEN, words_for};
+use super::{ASLEEP, Counts, HEAD_AT, Ring, TAIL_AT, UNTIL_HALF, WAKE_AT, WORD_LEN, words_for};
 use crate::log::encoding;
 
 /// The only one that reads a ring.
@@ -85,9 +85,9 @@ impl Consumer {
         }
     }
 
-    /// Gives the room back to the producer, once what was taken is safe.
-    pub(crate) fn release(&self) {
-        self.ring.header(TAIL_AT).store(self.cursor, Release);
+    /// Gives the room up to there back to the producer, once what was in it is safe.
+    pub(crate) fn release(&self, cursor: u64) {
+        self.ring.header(TAIL_AT).store(cursor, Release);
     }
 
     /// Wants to be woken with the next record; false: there is one.
@@ -99,11 +99,6 @@ impl Consumer {
     /// Looks again by itself soon, and wants to be woken before that only when half of it is full.
     pub(crate) fn doze(&self) {
         self.want(UNTIL_HALF);
-    }
-
-    /// Looks by itself.
-    pub(crate) fn wake(&self) {
-        self.ring.header(WAKE_AT).store(AWAKE, Relaxed);
     }
 
     fn want(&self, wake: u64) {

@@ -31,7 +31,7 @@ use std::sync::atomic::Ordering::{Relaxed, Release};
 use log::Level;
 
 pub(crate) use self::consumer::{Consumer, Taken};
-pub(crate) use self::producer::Producer;
+pub(crate) use self::producer::{Producer, Pushed};
 use crate::sys::memory::SharedWords;
 
 const MAGIC: u64 = u64::from_be_bytes(*b"fbyring1");
@@ -52,6 +52,9 @@ pub(crate) const VERSION: u32 = 1;
 
 /// Levels, of which refusals are counted.
 pub(crate) const LEVELS: usize = 5;
+
+const SHARES: usize = 16;
+const LOWEST_SHARES: usize = SHARES * 3 / 4;
 
 /// The least capacity, in bytes.
 pub(crate) const LEN_MIN: u64 = 64 * 1024;
@@ -126,6 +129,12 @@ impl Ring {
 /// The place of a level among the counters.
 pub(crate) fn index(level: Level) -> usize {
     level as usize - 1
+}
+
+/// Of so much room, what records of this level may use: three quarters are for all, and each higher level
+/// has a sixteenth more.
+pub(crate) fn share(room: usize, level: Level) -> usize {
+    room / SHARES * (LOWEST_SHARES + (LEVELS - 1 - index(level)))
 }
 
 fn words_for(len: usize) -> usize {

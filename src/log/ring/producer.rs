@@ -10,13 +10,9 @@ use log::Level;
 
 use super::{
     ASLEEP, AWAKE, HEAD_AT, LEVELS, PRODUCED_AT, REFUSED_AT, Ring, TAIL_AT, UNTIL_HALF, WAKE_AT, WAKES_AT, WORD_LEN,
-    index, words_for,
+    index, share, words_for,
 };
 use crate::log::encoding::{self, HEADER_LEN};
-
-/// Levels share the last quarter: each higher one may use a sixteenth more of the ring.
-const SHARES: usize = 16;
-const LOWEST_SHARES: usize = SHARES * 3 / 4;
 
 /// The longest record is this part of the ring.
 const RECORD_SHARE: usize = 4;
@@ -89,8 +85,7 @@ impl Producer {
     }
 
     fn has_room(&mut self, level: Level, count: usize) -> bool {
-        let shares = LOWEST_SHARES + (LEVELS - 1 - index(level));
-        let limit = (self.ring.capacity / SHARES * shares) as u64;
+        let limit = share(self.ring.capacity, level) as u64;
         if self.used() + count as u64 <= limit {
             return true;
         }

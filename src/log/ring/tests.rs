@@ -36,7 +36,7 @@ fn drain(consumer: &mut Consumer) -> Vec<(u64, usize, Option<u64>)> {
         let Decoded { entry, refused } = encoding::decode(&buffer).expect("ours");
         all.push((entry.sequence, entry.message.len(), refused.map(|counts| counts.iter().sum())));
     }
-    consumer.release();
+    consumer.release(consumer.cursor());
     all
 }
 

@@ -6,16 +6,22 @@ use std::io::{self, ErrorKind, Read};
 use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use log::Level;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::FIRST;
-use super::Lines;
-use crate::ipc::message::LogRecord;
+use super::lines::Lines;
+use crate::log::logger::now_us;
+use crate::log::loss;
+use crate::log::record::{Entry, Origin};
 
 /// The longest line, in bytes; a longer one is broken.
 const LINE_LEN_MAX: usize = 64 * 1024;
+
+/// The target of what was printed.
+const OUTPUT: &str = "output";
 
 /// Bytes read from one stream in one turn.
 const READ_MAX: usize = 64 * 1024;
@@ -28,20 +34,22 @@ pub(super) struct Captures {
 }
 
 struct Stream {
-    name: String,
+    /// Without a pid: whoever has this place may have printed it, or a process of its own.
+    origin: Origin,
     source: File,
     line: Vec<u8>,
     readable: bool,
 }
 
 impl Captures {
-    pub(super) fn add(&mut self, name: String, source: OwnedFd, registry: &Registry) -> io::Result<()> {
+    pub(super) fn add(&mut self, name: &str, source: OwnedFd, registry: &Registry) -> io::Result<()> {
         // The reading end is a description of its own: the children's writing end still blocks.
         fcntl(&source, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let number = FIRST + 1 + 2 * self.count;
         self.count += 1;
         registry.register(&mut SourceFd(&source.as_raw_fd()), Token(number), Interest::READABLE)?;
-        let stream = Stream { name, source: File::from(source), line: Vec::new(), readable: true };
+        let origin = Origin::named(name, 0);
+        let stream = Stream { origin, source: File::from(source), line: Vec::new(), readable: true };
         self.streams.insert(number, stream);
         Ok(())
     }
@@ -61,7 +69,7 @@ impl Captures {
         let mut buffer = [0; 4096];
         self.streams.retain(|_, stream| {
             let mut left = READ_MAX;
-            while stream.readable && left > 0 && !lines.console.is_full() {
+            while stream.readable && left > 0 && !lines.is_full() {
                 left = left.saturating_sub(buffer.len());
                 if stream.read(&mut buffer, lines).is_break() {
                     return false;
@@ -79,7 +87,7 @@ impl Stream {
             // The master keeps a writing end until all who print there are gone.
             Ok(0) => {
                 if !self.line.is_empty() {
-                    print(&self.name, &self.line, lines);
+                    print(&self.origin, &self.line, lines);
                 }
                 return ControlFlow::Break(());
             }
@@ -96,11 +104,11 @@ impl Stream {
     fn print_lines(&mut self, lines: &mut Lines) {
         let mut rest = &self.line[..];
         while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
-            print(&self.name, &rest[..end], lines);
+            print(&self.origin, &rest[..end], lines);
             rest = &rest[end + 1..];
         }
         if rest.len() >= LINE_LEN_MAX {
-            print(&self.name, rest, lines);
+            print(&self.origin, rest, lines);
             rest = &[];
         }
         let printed = self.line.len() - rest.len();
@@ -108,14 +116,7 @@ impl Stream {
     }
 }
 
-fn print(name: &str, line: &[u8], lines: &mut Lines) {
-    lines.add(
-        name,
-        &LogRecord {
-            time_us: jiff::Timestamp::now().as_microsecond(),
-            level: log::Level::Info as u32,
-            target: "output".to_owned(),
-            message: String::from_utf8_lossy(line).into_owned(),
-        },
-    );
+fn print(origin: &Origin, line: &[u8], lines: &mut Lines) {
+    let message = String::from_utf8_lossy(line);
+    lines.add(origin, &Entry { level: Level::Info, target: OUTPUT, ..loss::entry(&message, now_us()) });
 }

@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::console::level;
 use crate::contract::orders::{RECALLED_LEN_MAX, RECALLED_MAX};
-use crate::ipc::message::LogRecord;
+use crate::log::record::Entry;
 
 /// Processes remembered. Of more, the one that has said nothing for the longest time is forgotten.
 const ORIGINS_MAX: usize = 1024;
@@ -26,7 +25,7 @@ struct Recent {
 
 impl Memory {
     /// Takes note of a record.
-    pub(super) fn note(&mut self, origin: &str, record: &LogRecord) {
+    pub(super) fn note(&mut self, origin: &str, entry: &Entry<'_>) {
         self.now += 1;
         if !self.origins.contains_key(origin) {
             self.make_room();
@@ -37,11 +36,11 @@ impl Memory {
         let is_full = recent.lines.len() >= RECALLED_MAX;
         let mut line = if is_full { recent.lines.pop_front().unwrap_or_default() } else { String::new() };
         line.clear();
-        line.push_str(level(record.level).0);
+        line.push_str(entry.level.as_str());
         line.push(' ');
-        line.push_str(start_of(&record.target, RECALLED_LEN_MAX / 4));
+        line.push_str(start_of(entry.target, RECALLED_LEN_MAX / 4));
         line.push_str(": ");
-        line.push_str(start_of(&record.message, RECALLED_LEN_MAX - line.len()));
+        line.push_str(start_of(entry.message, RECALLED_LEN_MAX - line.len()));
         recent.lines.push_back(line);
     }
 
@@ -70,8 +69,8 @@ fn start_of(text: &str, len_max: usize) -> &str {
 mod tests {
     use super::*;
 
-    fn said(message: &str) -> LogRecord {
-        LogRecord { time_us: 0, level: 2, target: "app".to_owned(), message: message.to_owned() }
+    fn said(message: &str) -> Entry<'_> {
+        Entry { target: "app", ..crate::log::loss::entry(message, 0) }
     }
 
     #[test]

@@ -9,12 +9,13 @@ use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
 
 use super::FIRST;
-use super::Lines;
+use super::lines::Lines;
 use crate::ipc::frame::{Decoder, FrameError};
-use crate::ipc::message::{self, GREETING_LEN_MAX, LogRecord, ToLog};
+use crate::ipc::message::{self, GREETING_LEN_MAX, ToLog};
 use crate::ipc::peer::{self, TurnedAway};
 use crate::ipc::spare::Spare;
 use crate::log::logger::MESSAGE_LEN_MAX;
+use crate::log::record::Origin;
 
 /// The longest frame after the hello: a message of the longest kind with all that stands beside it.
 const FRAME_LEN_MAX: u32 = MESSAGE_LEN_MAX as u32 + 64 * 1024;
@@ -47,7 +48,9 @@ struct Peer {
 struct Reader {
     decoder: Decoder,
     /// Who it is; `None` before the hello.
-    origin: Option<String>,
+    origin: Option<Origin>,
+    /// Whom the kernel has seen connect.
+    pid: i32,
 }
 
 impl Peers {
@@ -87,7 +90,7 @@ impl Peers {
                 return;
             }
             let Ok((mut stream, _)) = self.listener.accept() else { return };
-            let Ok(uid) = peer::uid(&stream) else { continue };
+            let Ok((uid, pid)) = peer::who(&stream) else { continue };
             if !peer::is_ours(uid) {
                 self.turned_away.add();
                 self.stranger = uid;
@@ -97,7 +100,7 @@ impl Peers {
             self.next += 2;
             if registry.register(&mut stream, Token(number), Interest::READABLE).is_ok() {
                 // What came before the registration gives an event too: epoll(7).
-                self.peers.insert(number, Peer { stream, reader: Reader::default(), readable: true });
+                self.peers.insert(number, Peer { stream, reader: Reader::new(pid), readable: true });
             }
         }
     }
@@ -107,7 +110,7 @@ impl Peers {
         self.tell_of_the_turned_away(lines);
         let mut gone = Vec::new();
         let mut more = true;
-        while more && !lines.console.is_full() {
+        while more && !lines.is_full() {
             more = false;
             for (&number, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.readable) {
                 match peer.read(&mut self.buffer, lines) {
@@ -118,7 +121,6 @@ impl Peers {
                     }
                 }
             }
-            lines.console.write();
         }
         for number in gone {
             self.peers.remove(&number);
@@ -129,7 +131,7 @@ impl Peers {
         let Some(count) = self.turned_away.due(Instant::now()) else { return };
         let uid = self.stranger;
         let who = format!("uid {uid} may not log here: the daemon's own user and root may");
-        lines.add("", &warning(format!("{count} connections to the log are closed: {who}")));
+        lines.warn(&format!("{count} connections to the log are closed: {who}"));
     }
 }
 
@@ -151,13 +153,15 @@ impl Peer {
         loop {
             match self.reader.next() {
                 Ok(None) => break,
-                Ok(Some(ToLog::Hello(hello))) => self.reader.origin = Some(hello.name),
-                Ok(Some(ToLog::Record(_, record))) => {
-                    lines.add(self.reader.origin.as_deref().unwrap_or_default(), &record);
+                Ok(Some(ToLog::Hello(hello))) => self.reader.is_called(&hello.name),
+                Ok(Some(ToLog::Record(sequence, record))) => {
+                    if let Some(origin) = &self.reader.origin {
+                        lines.add(origin, &record.entry(sequence));
+                    }
                 }
                 Err(error) => {
-                    let whose = self.reader.origin.as_deref().unwrap_or("somebody without a name");
-                    lines.add("", &warning(format!("the log connection of {whose} is closed: {}", error.reason())));
+                    let whose = self.reader.origin.as_ref().map_or("somebody without a name", |origin| &origin.name);
+                    lines.warn(&format!("the log connection of {whose} is closed: {}", error.reason()));
                     return ControlFlow::Break(());
                 }
             }
@@ -170,13 +174,15 @@ impl Peer {
     }
 }
 
-impl Default for Reader {
-    fn default() -> Self {
-        Self { decoder: Decoder::new(GREETING_LEN_MAX), origin: None }
-    }
-}
-
 impl Reader {
+    fn new(pid: i32) -> Self {
+        Self { decoder: Decoder::new(GREETING_LEN_MAX), origin: None, pid }
+    }
+
+    fn is_called(&mut self, name: &str) {
+        self.origin = Some(Origin::named(name, self.pid));
+    }
+
     /// The next message; a hello is to be kept. `None`: more bytes are needed.
     fn next(&mut self) -> Result<Option<ToLog>, FrameError> {
         let Some(body) = self.decoder.next()? else { return Ok(None) };
@@ -187,26 +193,17 @@ impl Reader {
     }
 }
 
-/// A record of this process's own.
-fn warning(message: String) -> LogRecord {
-    LogRecord {
-        time_us: jiff::Timestamp::now().as_microsecond(),
-        level: log::Level::Warn as u32,
-        target: "forebay".to_owned(),
-        message,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::ipc::log_record::LogRecord;
     use crate::ipc::message::Hello;
 
     fn stream() -> Vec<u8> {
-        let record = |text: &str| LogRecord { message: text.to_owned(), ..warning(String::new()) };
+        let record = |text: &str| LogRecord::of(&crate::log::loss::entry(text, 1));
         let mut out = Vec::new();
         message::hello(&Hello::of("one"), &mut out);
         message::log(1, &record("first"), &mut out);
@@ -218,7 +215,7 @@ mod tests {
 
     /// What is read of pieces of this length.
     fn read(stream: &[u8], cut: usize) -> Vec<String> {
-        let (mut reader, mut seen, mut came) = (Reader::default(), Vec::new(), 0);
+        let (mut reader, mut seen, mut came) = (Reader::new(7), Vec::new(), 0);
         for piece in stream.chunks(cut) {
             reader.decoder.feed(piece);
             came += piece.len();
@@ -230,7 +227,7 @@ mod tests {
                 }
                 seen.push(format!("{next:?}"));
                 match next {
-                    Ok(Some(ToLog::Hello(hello))) => reader.origin = Some(hello.name),
+                    Ok(Some(ToLog::Hello(hello))) => reader.is_called(&hello.name),
                     Ok(_) => {}
                     Err(_) => return seen,
                 }

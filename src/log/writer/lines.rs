@@ -1,0 +1,146 @@
+//! Where everything goes that was said: the targets, whoever follows, and what is remembered.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use super::followers::Followers;
+use super::format::Names;
+use super::ledger::Ledger;
+use super::memory::Memory;
+use super::outlet::{Change, Outlet, is_access};
+use super::side::Side;
+use crate::contract::orders::{LogReport, TargetGiven};
+use crate::log::logger::now_us;
+use crate::log::loss;
+use crate::log::record::{Entry, Origin};
+use crate::settings::log::Sink;
+
+/// How long a target that is no more may write what is left.
+const LEAVE_WITHIN: Duration = Duration::from_secs(5);
+
+pub(super) struct Lines {
+    pub(super) ledger: Ledger,
+    pub(super) memory: Memory,
+    pub(super) followers: Followers,
+    outlets: Vec<Outlet>,
+    /// Of the last configuration, until then at most.
+    leaving: Vec<(Outlet, Instant)>,
+    names: Names,
+    /// What the master is to know.
+    pub(super) reports: Vec<LogReport>,
+}
+
+impl Lines {
+    pub(super) fn new(ledger: Ledger, names: Names) -> Self {
+        Self {
+            ledger,
+            memory: Memory::default(),
+            followers: Followers::default(),
+            outlets: Vec::new(),
+            leaving: Vec::new(),
+            names,
+            reports: Vec::new(),
+        }
+    }
+
+    /// From now on these, each with its memory and its file.
+    pub(super) fn set_targets(&mut self, targets: &[TargetGiven], descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        self.commit();
+        let mut descriptors = descriptors.into_iter();
+        let mut next = || descriptors.next().ok_or_else(|| io::Error::other("descriptors of a target are missing"));
+        let mut old = std::mem::take(&mut self.outlets);
+        for given in targets {
+            let memory = next()?;
+            let file = matches!(given.target.sink, Sink::File(_)).then(&mut next).transpose()?.map(File::from);
+            let outlet = match old.iter().position(|outlet| outlet.number == given.number) {
+                Some(same) => old.swap_remove(same),
+                None => Outlet::resume(given, memory, file, &self.names, &mut self.ledger)?,
+            };
+            self.outlets.push(outlet);
+        }
+        // What only some hold, a file that shall have all, must not wait for a terminal that was stopped.
+        let are_files = self.outlets.iter().any(Outlet::is_file);
+        self.outlets.iter_mut().for_each(|outlet| outlet.is_held_for = !are_files || outlet.is_file());
+        let end = Instant::now() + LEAVE_WITHIN;
+        self.leaving.extend(old.into_iter().map(|outlet| (outlet, end)));
+        Ok(())
+    }
+
+    pub(super) fn add(&mut self, origin: &Origin, entry: &Entry<'_>) {
+        if is_access(entry) && self.outlets.iter().any(Outlet::is_access) {
+            self.outlets.iter_mut().filter(|outlet| outlet.is_access()).for_each(|outlet| outlet.add(origin, entry));
+            return;
+        }
+        self.memory.note(&origin.name, entry);
+        self.followers.add(origin, entry);
+        self.outlets.iter_mut().filter(|outlet| !outlet.is_access()).for_each(|outlet| outlet.add(origin, entry));
+    }
+
+    /// A line of this process's own.
+    pub(super) fn warn(&mut self, message: &str) {
+        self.add(&Origin::default(), &loss::entry(message, now_us()));
+    }
+
+    /// Whether to come back later with more.
+    pub(super) fn is_full(&self) -> bool {
+        self.outlets.iter().any(|outlet| outlet.is_held_for && outlet.is_full())
+    }
+
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.outlets.iter().chain(self.leaving.iter().map(|(outlet, _)| outlet)).all(Outlet::is_empty)
+    }
+
+    /// What was added is to be written.
+    pub(super) fn commit(&mut self) {
+        self.outlets.iter_mut().for_each(|outlet| outlet.settle(&mut self.ledger));
+        self.ledger.commit();
+    }
+
+    /// Commits, and writes what the targets take now.
+    pub(super) fn write(&mut self, side: &Side) {
+        self.commit();
+        let now = Instant::now();
+        let mut changes = Vec::new();
+        for outlet in &mut self.outlets {
+            changes.extend(outlet.write(&mut self.ledger).map(|change| (outlet.number, change)));
+            if let Some(file) = outlet.to_sync(now) {
+                side.sync(outlet.number, file);
+            }
+        }
+        for (outlet, _) in &mut self.leaving {
+            let _ = outlet.write(&mut self.ledger);
+        }
+        self.leaving.retain(|(outlet, end)| !outlet.is_empty() && now < *end);
+        self.followers.write();
+        changes.into_iter().for_each(|(number, change)| self.report(number, change));
+    }
+
+    /// When what was written is to be forced to the disk, if nothing else happens.
+    pub(super) fn sync_due(&self) -> Option<Instant> {
+        self.outlets.iter().filter_map(Outlet::sync_due).min()
+    }
+
+    fn report(&mut self, target: u64, change: Change) {
+        let reason = match change {
+            Change::Stuck(error) => Some(error.to_string()),
+            Change::Going => None,
+        };
+        self.reports.push(LogReport::Trouble { target, reason });
+    }
+
+    /// Writes to this file from now on.
+    pub(super) fn switch(&mut self, target: u64, file: OwnedFd) {
+        self.commit();
+        if let Some(outlet) = self.outlets.iter_mut().find(|outlet| outlet.number == target) {
+            outlet.switch(File::from(file), &mut self.ledger);
+        }
+    }
+
+    /// Standard error is another one.
+    pub(super) fn console_has_moved(&mut self) {
+        self.outlets.iter_mut().for_each(|outlet| outlet.console_has_moved(&mut self.ledger));
+    }
+}

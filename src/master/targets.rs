@@ -1,0 +1,151 @@
+//! Where the log goes: the targets as the settings want them, with what the master holds for each.
+//!
+//! A target that two configurations have alike is one, and keeps what it has still to write.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use super::log_files::LogFiles;
+use crate::contract::orders::TargetGiven;
+use crate::error::{Context, Error};
+use crate::log::writer::ledger::TARGETS_MAX;
+use crate::log::writer::pending;
+use crate::settings::log::{Sink, Target};
+use crate::settings::{Service, Settings};
+use crate::sys::memory::HeldBytes;
+
+/// How often files are looked at: whether they are where they were, too large, or too old.
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The targets of one configuration.
+#[derive(Debug, Default)]
+pub(super) struct Chosen {
+    targets: Vec<Held>,
+}
+
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) given: TargetGiven,
+    /// What is to be written there and is not yet; it outlives every log helper.
+    memory: OwnedFd,
+}
+
+/// All that are open.
+#[derive(Default)]
+pub(super) struct Targets {
+    in_force: Chosen,
+    pub(super) files: LogFiles,
+    next_number: u64,
+    /// Slots of the last configuration: something may still be written from there.
+    leaving: Vec<usize>,
+    /// When files were looked at last.
+    pub(super) looked: Option<Instant>,
+}
+
+impl Targets {
+    /// Opens what these settings want and is not open.
+    pub(super) fn choose(&mut self, settings: &Settings, service: Service) -> Result<Chosen, Error> {
+        let wanted = settings.targets.iter().map(|target| (target, false));
+        let wanted = wanted.chain(settings.access.iter().map(|target| (target, true)));
+        let mut chosen = Chosen::default();
+        for (target, is_access) in wanted {
+            match self.held(target, is_access, &chosen).and_then(|held| self.opened(held, service)) {
+                Ok(held) => chosen.targets.push(held),
+                Err(error) => {
+                    self.give_up(&chosen);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(chosen)
+    }
+
+    fn held(&mut self, target: &Target, is_access: bool, chosen: &Chosen) -> Result<Held, Error> {
+        let cannot = || "cannot make memory for the log".to_owned();
+        let same = |held: &&Held| held.given.target == *target && held.given.is_access == is_access;
+        if let Some(held) = self.in_force.targets.iter().find(same) {
+            return Ok(Held { given: held.given.clone(), memory: held.memory.try_clone().or_refused(cannot)? });
+        }
+        let is_taken = |slot: usize| {
+            let both = self.in_force.targets.iter().chain(&chosen.targets);
+            self.leaving.contains(&slot) || both.into_iter().any(|held| held.given.slot == slot)
+        };
+        let slot = (0..TARGETS_MAX).find(|&slot| !is_taken(slot));
+        let slot = slot.ok_or_else(|| io::Error::other("too many targets")).or_refused(cannot)?;
+        self.next_number += 1;
+        let given = TargetGiven { number: self.next_number, slot, target: target.clone(), is_access };
+        Ok(Held { given, memory: HeldBytes::make("log target", pending::LEN).or_refused(cannot)? })
+    }
+
+    fn opened(&mut self, held: Held, service: Service) -> Result<Held, Error> {
+        if let Sink::File(file) = &held.given.target.sink
+            && self.files.path(held.given.number).is_none()
+        {
+            self.files.add(held.given.number, file, service)?;
+        }
+        Ok(held)
+    }
+
+    /// These are not wanted after all.
+    pub(super) fn give_up(&mut self, chosen: &Chosen) {
+        let is_in_force = |number| self.in_force.targets.iter().any(|held| held.given.number == number);
+        let numbers: Vec<u64> =
+            chosen.targets.iter().map(|held| held.given.number).filter(|&number| !is_in_force(number)).collect();
+        numbers.into_iter().for_each(|number| self.files.remove(number));
+    }
+
+    /// These are in force from now on; whether they are others.
+    pub(super) fn commit(&mut self, chosen: Chosen) -> bool {
+        let old = std::mem::replace(&mut self.in_force, chosen);
+        let is_kept = |held: &Held| self.in_force.targets.iter().any(|kept| kept.given.number == held.given.number);
+        let gone: Vec<&Held> = old.targets.iter().filter(|held| !is_kept(held)).collect();
+        let is_other = !gone.is_empty() || old.targets.len() != self.in_force.targets.len();
+        self.leaving = gone.iter().map(|held| held.given.slot).collect();
+        gone.iter().for_each(|held| self.files.remove(held.given.number));
+        is_other
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Held> {
+        self.in_force.targets.iter()
+    }
+
+    pub(super) fn get(&self, number: u64) -> Option<&Held> {
+        self.iter().find(|held| held.given.number == number)
+    }
+
+    /// Those that are files.
+    pub(super) fn file_numbers(&self) -> Vec<u64> {
+        let is_file = |held: &&Held| matches!(held.given.target.sink, Sink::File(_));
+        self.iter().filter(is_file).map(|held| held.given.number).collect()
+    }
+
+    /// What goes with the order to write to them.
+    pub(super) fn descriptors(&self) -> io::Result<Vec<OwnedFd>> {
+        let mut all = Vec::new();
+        for held in self.iter() {
+            all.push(held.memory.as_fd().try_clone_to_owned()?);
+            if let Sink::File(_) = held.given.target.sink {
+                all.push(self.files.descriptor(held.given.number)?);
+            }
+        }
+        Ok(all)
+    }
+
+    /// When files are to be looked at next.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.looked.map(|looked| looked + LOOK_EVERY)
+    }
+}
+
+impl Held {
+    /// As people know it.
+    pub(super) fn name(&self) -> String {
+        match &self.given.target.sink {
+            Sink::Console => "console".to_owned(),
+            Sink::File(file) => file.path.display().to_string(),
+            Sink::Syslog(syslog) => format!("syslog {}", syslog.address),
+            Sink::Journald(path) => format!("journald {}", path.display()),
+        }
+    }
+}
