@@ -14,8 +14,8 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use crate::ipc::frame::HEADER_LEN;
 use crate::ipc::log_record::LogRecord;
 use crate::ipc::message::{self, Hello};
-use crate::log::loss;
 use crate::log::logger::now_us;
+use crate::log::loss;
 use crate::log::record::{Entry, Fields};
 use crate::log::ring::{LEVELS, index, share};
 

@@ -5,10 +5,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::Master;
 use super::children::{Output, plain};
 use super::supervisor::Event;
 use super::targets::LOOK_EVERY;
-use super::Master;
 use crate::contract::ids::{Birth, Role};
 use crate::contract::lock;
 use crate::contract::orders::{LogOrder, LogReport, RINGS_AT_ONCE};
@@ -44,7 +44,8 @@ impl Master {
             title::wipe_the_environment();
             title::set(&format!("{}: {}", self.identity.name, Role::Log));
             let listener = self.log_listener.try_clone()?;
-            let (ledger, bell) = (self.rings.ledger().fd().try_clone_to_owned()?, self.rings.bell().try_clone_to_owned()?);
+            let (ledger, bell) =
+                (self.rings.ledger().fd().try_clone_to_owned()?, self.rings.bell().try_clone_to_owned()?);
             let kept = [
                 control.as_fd(),
                 listener.as_fd(),

@@ -207,12 +207,8 @@ impl Master {
         strays::end(&run_dir.ipc_dir(), None, |_| false);
         let mut listeners = Listeners::default();
         let mut targets = Targets::default();
-        let held = Held {
-            pid_file: pid_file.as_ref(),
-            run_dir: &run_dir,
-            listeners: &mut listeners,
-            targets: &mut targets,
-        };
+        let held =
+            Held { pid_file: pid_file.as_ref(), run_dir: &run_dir, listeners: &mut listeners, targets: &mut targets };
         let mut release = Release::open(&program, umask, settings.clone(), held, LOCK_WAIT)?;
         targets.commit(std::mem::take(&mut release.targets));
         let log_listener = run_dir.log_socket()?;

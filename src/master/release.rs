@@ -13,6 +13,7 @@ use super::pid_file::{PidFile, Succession};
 use super::program::Load;
 use super::run_dir::RunDir;
 use super::supervisor::Policy;
+use super::targets::{Chosen, Targets};
 use crate::contract::orders::HelperOffer;
 use crate::error::{Error, Exit};
 use crate::settings::{Settings, default_run_dir};

@@ -144,9 +144,9 @@ impl Rings {
 
     /// What the master itself has said and nobody took, at the very end.
     pub(super) fn own_missing(&self) -> i128 {
-        self.held.get(&OWN).map_or(0, |own| {
-            own.sums(self.ledger.read(Place::of_ring(own.given.slot, OfRing::Taken))).missing()
-        })
+        self.held
+            .get(&OWN)
+            .map_or(0, |own| own.sums(self.ledger.read(Place::of_ring(own.given.slot, OfRing::Taken))).missing())
     }
 }
 

@@ -109,7 +109,12 @@ impl Master {
         let file = serving.settings.file.clone().or_else(|| file_of(self.identity.name, None));
         let settings = release::read(file.as_deref(), &self.overrides)?;
         let program = (self.program.as_path(), self.identity.name);
-        let held = Held { pid_file: self.pid_file.as_ref(), run_dir: &self.run_dir, listeners: &mut self.listeners, targets: &mut self.targets };
+        let held = Held {
+            pid_file: self.pid_file.as_ref(),
+            run_dir: &self.run_dir,
+            listeners: &mut self.listeners,
+            targets: &mut self.targets,
+        };
         serving.follow(program, self.umask, settings, held)
     }
 

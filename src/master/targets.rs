@@ -11,7 +11,7 @@ use crate::contract::orders::TargetGiven;
 use crate::error::{Context, Error};
 use crate::log::writer::ledger::TARGETS_MAX;
 use crate::log::writer::pending;
-use crate::settings::log::{Sink, Target};
+use crate::settings::log::{Sink, SyslogAddress, Target};
 use crate::settings::{Service, Settings};
 use crate::sys::memory::HeldBytes;
 
@@ -144,7 +144,10 @@ impl Held {
         match &self.given.target.sink {
             Sink::Console => "console".to_owned(),
             Sink::File(file) => file.path.display().to_string(),
-            Sink::Syslog(syslog) => format!("syslog {}", syslog.address),
+            Sink::Syslog(syslog) => match &syslog.address {
+                SyslogAddress::Unix(path) => format!("syslog {}", path.display()),
+                SyslogAddress::Udp(address) => format!("syslog {address}"),
+            },
             Sink::Journald(path) => format!("journald {}", path.display()),
         }
     }

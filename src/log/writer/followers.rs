@@ -56,7 +56,8 @@ impl Followers {
     /// Lets go of those that have closed their end.
     pub(super) fn forget_the_gone(&mut self) {
         self.all.retain(|follower| {
-            let mut polled = [PollFd::new(follower.stream.as_fd(), PollFlags::POLLRDHUP)];
+            let mut polled = [PollFd::new(follower.stream.as_fd(), PollFlags::empty())];
+            // Without being asked it tells of the end alone.
             !poll(&mut polled, PollTimeout::ZERO).is_ok_and(|count| count > 0)
         });
     }
@@ -66,7 +67,9 @@ impl Follower {
     fn add(&mut self, origin: &Origin, entry: &Entry<'_>) {
         let metadata = Metadata::builder().level(entry.level).target(entry.target).build();
         let wants = self.filter.enabled(&metadata)
-            && self.filter.matches(&Record::builder().metadata(metadata).args(format_args!("{}", entry.message)).build());
+            && self
+                .filter
+                .matches(&Record::builder().metadata(metadata).args(format_args!("{}", entry.message)).build());
         if !wants {
             return;
         }

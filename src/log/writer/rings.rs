@@ -162,7 +162,8 @@ impl Rings {
         let is_over = |source: &Source| source.has_ended && !source.has_more();
         let over: Vec<u64> =
             self.sources.iter().filter(|(_, source)| is_over(source)).map(|(&number, _)| number).collect();
-        over.into_iter().filter_map(|number| Some((number, self.sources.remove(&number)?.taken))).map(RingEnd::of).collect()
+        let end = |number| Some(RingEnd { number, taken: self.sources.remove(&number)?.taken });
+        over.into_iter().filter_map(end).collect()
     }
 }
 

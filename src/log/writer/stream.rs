@@ -238,64 +238,103 @@ mod tests {
     fn what_was_written_and_not_noted_is_written_once() {
         let mut kit = Kit::new();
         let (mut pending, mut stream) = kit.start("log");
-        kit.add(&mut pending, "first
-");
+        kit.add(
+            &mut pending,
+            "first
+",
+        );
         assert!(matches!(stream.write(&mut pending, &mut kit.ledger), Written::All));
-        kit.add(&mut pending, "second
+        kit.add(
+            &mut pending,
+            "second
 third
-");
+",
+        );
         // Killed when the kernel has taken a part.
-        write_all(stream.file().expect("a file"), b"second
-th").expect("write");
+        write_all(
+            stream.file().expect("a file"),
+            b"second
+th",
+        )
+        .expect("write");
         drop((pending, stream));
         let (mut pending, mut stream) = kit.start("log");
         assert!(matches!(stream.write(&mut pending, &mut kit.ledger), Written::All));
-        assert_eq!(kit.read("log"), "first
+        assert_eq!(
+            kit.read("log"),
+            "first
 second
 third
-");
+"
+        );
     }
 
     #[test]
     fn into_another_file_goes_what_is_left() {
         let mut kit = Kit::new();
         let (mut pending, mut stream) = kit.start("log");
-        kit.add(&mut pending, "first
-");
+        kit.add(
+            &mut pending,
+            "first
+",
+        );
         assert!(matches!(stream.write(&mut pending, &mut kit.ledger), Written::All));
-        kit.add(&mut pending, "second
-");
+        kit.add(
+            &mut pending,
+            "second
+",
+        );
         drop((pending, stream));
         let (mut pending, mut stream) = kit.start("other");
         assert!(matches!(stream.write(&mut pending, &mut kit.ledger), Written::All));
         let next = kit.open("next");
         stream.switch(next, &pending, &mut kit.ledger);
-        kit.add(&mut pending, "third
-");
+        kit.add(
+            &mut pending,
+            "third
+",
+        );
         assert!(matches!(stream.write(&mut pending, &mut kit.ledger), Written::All));
-        assert_eq!([kit.read("log"), kit.read("other"), kit.read("next")], ["first
+        assert_eq!(
+            [kit.read("log"), kit.read("other"), kit.read("next")],
+            [
+                "first
 ", "second
 ", "third
-"]);
+"
+            ]
+        );
     }
 
     #[test]
     fn a_truncated_file_gets_the_last_lines_once_more() {
         let mut kit = Kit::new();
         let (mut pending, mut stream) = kit.start("log");
-        kit.add(&mut pending, "first
-");
+        kit.add(
+            &mut pending,
+            "first
+",
+        );
         assert!(matches!(stream.write(&mut pending, &mut kit.ledger), Written::All));
         File::options().write(true).open(kit.directory.path().join("log")).expect("open").set_len(0).expect("truncate");
-        kit.add(&mut pending, "second
-");
+        kit.add(
+            &mut pending,
+            "second
+",
+        );
         assert!(matches!(stream.write(&mut pending, &mut kit.ledger), Written::All));
-        kit.add(&mut pending, "third
-");
+        kit.add(
+            &mut pending,
+            "third
+",
+        );
         assert!(matches!(stream.write(&mut pending, &mut kit.ledger), Written::All));
-        assert_eq!(kit.read("log"), "first
+        assert_eq!(
+            kit.read("log"),
+            "first
 second
 third
-");
+"
+        );
     }
 }
