@@ -30,14 +30,7 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:") {
-            if !path.starts_with('/') || path.ends_with('/') || path.contains('\0') {
-                return Err(format!("`{text}` names no socket: write an absolute path, as unix:/run/app.sock"));
-            }
-            if path.len() > UNIX_PATH_LEN_MAX {
-                let len = path.len();
-                return Err(format!("the path of this socket has {len} bytes, {UNIX_PATH_LEN_MAX} are allowed"));
-            }
-            return Ok(Self::Unix(path.into()));
+            return socket_path(path, "unix:/run/app.sock").map(Self::Unix);
         }
         text.parse().map(Self::Tcp).map_err(|_| {
             format!(
@@ -46,6 +39,18 @@ impl FromStr for Address {
             )
         })
     }
+}
+
+/// Where a Unix socket is; `example` is one that is written as it should be.
+pub(super) fn socket_path(path: &str, example: &str) -> Result<PathBuf, String> {
+    if !path.starts_with('/') || path.ends_with('/') || path.contains('\0') {
+        return Err(format!("`{path}` names no socket: write an absolute path, as {example}"));
+    }
+    if path.len() > UNIX_PATH_LEN_MAX {
+        let len = path.len();
+        return Err(format!("the path of this socket has {len} bytes, {UNIX_PATH_LEN_MAX} are allowed"));
+    }
+    Ok(path.into())
 }
 
 #[cfg(test)]

@@ -3,10 +3,15 @@
 use std::fmt::Write;
 
 use super::key::{Key, variable};
+use super::log::Section;
 use super::{KEYS, listener};
 
 /// The widest line of a comment.
 const WIDTH: usize = 96;
+
+/// What the sections of the log's targets are for.
+const TARGETS: &str = "Where the log goes, one of these for each target; without any, to the console.";
+const ACCESS: &str = "A record of each request; it has the other keys of [[log.target]] too.";
 
 /// The section of a helper in another language, which the application's processes read.
 const FOREIGN: &str = "
@@ -47,6 +52,10 @@ pub(crate) fn example(program: &str, more: Option<&str>) -> String {
     out.push_str("\n# More listeners, each with a name; they stand in the place of `listen` if that is not said.\n");
     out.push_str("#[listener.NAME]\n");
     listener::KEYS.iter().for_each(|key| row(&mut out, key, program));
+    for (section, meaning) in [(Section::Target, TARGETS), (Section::Access, ACCESS)] {
+        let _ = write!(out, "\n# {meaning}\n#{}\n", section.header());
+        section.own().iter().for_each(|row| self::row(&mut out, &row.key, program));
+    }
     out.push_str(FOREIGN);
     if let Some(more) = more {
         let _ = write!(out, "\n{}\n", more.trim());
@@ -93,15 +102,15 @@ mod tests {
     fn the_example_is_a_configuration_and_says_what_is_so_anyway() {
         let text = example("forebay", Some("[nest]\n#url = \"x\""));
         DeTable::parse(&text).expect("as it is printed");
-        // And with every default said.
+        // And with every default said, below its own header.
         let said = |line: &&str| !line.contains(" = …");
         let text: String = text
             .lines()
             .filter(said)
             .map(|line| {
                 let key = line.trim_start_matches('#');
-                let is_key = line.starts_with('#') && !line.starts_with("# ") && key.contains(" = ");
-                format!("{}\n", if is_key { key } else { line })
+                let is_said = !key.starts_with(' ') && (key.starts_with('[') || key.contains(" = "));
+                format!("{}\n", if is_said { key } else { line })
             })
             .collect();
         let all = DeTable::parse(&text).expect("with all keys");
@@ -127,6 +136,10 @@ mod tests {
         };
         KEYS.iter().for_each(|key| look(key.name.to_owned(), key.default, key.meaning));
         listener::KEYS.iter().for_each(|key| look(format!("listener.NAME.{}", key.name), key.default, key.meaning));
+        for section in Section::ALL {
+            let name = |key: &str| format!("{}.{key}", section.name());
+            section.own().iter().for_each(|row| look(name(row.key.name), row.key.default, row.key.meaning));
+        }
         assert!(missing.is_empty(), "CONFIGURATION.md lacks:\n{missing}");
     }
 }

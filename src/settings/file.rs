@@ -1,6 +1,8 @@
 //! The configuration file: TOML, every key of the master's known, every mistake with file, line and
 //! key. Tables that the master does not know are the application's, which checks them itself.
 
+mod targets;
+
 use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
@@ -13,6 +15,7 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use super::key::{Given, Key};
 use super::listener::{self, Listener};
+use super::log::Section;
 use super::table::{KEYS, sections};
 use super::{NamedFile, Settings, is_safe_way};
 use crate::error::Chain;
@@ -25,11 +28,14 @@ const FILE_LEN_MAX: u64 = 1024 * 1024;
 const NAMED_FILES_MAX: usize = 64;
 const DEPTH_MAX: usize = 8;
 
-/// Reads the file at `path` into `settings`.
-pub(super) fn read(path: &Path, settings: &mut Settings, mistakes: &mut Mistakes) {
+/// The section that has targets below it.
+const LOG: &str = "log";
+
+/// Reads the file at `path` into `settings`; relative paths in it start from `directory`.
+pub(super) fn read(path: &Path, directory: &Path, settings: &mut Settings, mistakes: &mut Mistakes) {
     match content(path) {
         Ok(text) => {
-            settings.is_well_formed = parse(&text, path, settings, mistakes);
+            settings.is_well_formed = parse(&text, path, directory, settings, mistakes);
             settings.source = text.into_bytes();
         }
         Err(why) => mistakes.add(format!("cannot read {}", path.display()), why),
@@ -59,8 +65,8 @@ pub(crate) fn read_whole(file: File) -> Result<Vec<u8>, String> {
 }
 
 /// Reads all that can be read; whether it is TOML.
-fn parse(text: &str, path: &Path, settings: &mut Settings, mistakes: &mut Mistakes) -> bool {
-    let mut reader = Reader { text, settings, wrongs: Vec::new() };
+fn parse(text: &str, path: &Path, directory: &Path, settings: &mut Settings, mistakes: &mut Mistakes) -> bool {
+    let mut reader = Reader { text, directory, settings, wrongs: Vec::new() };
     let (all, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         reader.wrong(error.span().unwrap_or_default(), error.message());
@@ -77,6 +83,7 @@ fn parse(text: &str, path: &Path, settings: &mut Settings, mistakes: &mut Mistak
 
 struct Reader<'a> {
     text: &'a str,
+    directory: &'a Path,
     settings: &'a mut Settings,
     /// By line.
     wrongs: Vec<(usize, String)>,
@@ -115,15 +122,22 @@ impl Reader<'_> {
         let Some(table) = value.get_ref().as_table() else {
             return self.wrong(name.span(), &format!("`{section}` is a table: write [{section}]"));
         };
+        let below = Section::ALL.map(Section::name);
+        let targets: &[&str] = if section == LOG { &below } else { &[] };
         for (name, value) in table {
             let whole = format!("{section}.{}", name.get_ref());
             match KEYS.iter().find(|key| key.name == whole) {
                 Some(key) => self.set(key, value),
+                // Read below, together.
+                None if targets.contains(&whole.as_str()) => {}
                 None => {
                     let known = KEYS.iter().filter(|key| key.section() == Some(section)).map(|key| key.name);
-                    self.wrong(name.span(), &unknown("key", &whole, known));
+                    self.wrong(name.span(), &unknown("key", &whole, known.chain(targets.iter().copied())));
                 }
             }
+        }
+        if section == LOG {
+            self.targets(table);
         }
     }
 
@@ -197,10 +211,11 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::settings::log::Transport;
 
-    fn load(text: &str) -> Result<Settings, String> {
+    pub(super) fn load(text: &str) -> Result<Settings, String> {
         let (mut settings, mut mistakes) = (Settings::new(), Mistakes::default());
-        parse(text, Path::new("x.toml"), &mut settings, &mut mistakes);
+        parse(text, Path::new("x.toml"), Path::new("/srv"), &mut settings, &mut mistakes);
         if mistakes.is_empty() { Ok(settings) } else { Err(mistakes.to_string()) }
     }
 
@@ -221,6 +236,16 @@ mod tests {
         let settings = load(text).expect("valid");
         assert_eq!((settings.workers, settings.log_level.as_str()), (3, "debug"));
         assert!(load("nest = { url = 1 }\nhub.name = 1\n").is_ok(), "these are tables too");
+    }
+
+    #[test]
+    fn a_ring_is_a_power_of_two() {
+        assert_eq!(Settings::new().log_ring, 1 << 20);
+        for (said, size) in [("65536", 1 << 16), ("\"65K\"", 1 << 17), ("\"3M\"", 1 << 22), ("\"64M\"", 1 << 26)] {
+            assert_eq!(load(&format!("[log]\nring = {said}\n")).expect(said).log_ring, size, "{said}");
+        }
+        let settings = load("[log]\ntransport = \"socket\"\n").expect("valid");
+        assert_eq!((Settings::new().log_transport, settings.log_transport), (Transport::Ring, Transport::Socket));
     }
 
     #[test]
@@ -274,6 +299,12 @@ mod tests {
             ("[timeouts]\nready = nan", 2, "seconds"),
             ("[timeouts]\nhang = 0", 2, "at least 0.5 seconds"),
             ("[log]\nlevel = \"a=b=c\"", 2, "`log.level`"),
+            ("[log]\ntransport = \"pipe\"", 2, "`log.transport`: \"ring\" or \"socket\" is wanted"),
+            ("[log]\nring = \"63K\"", 2, "`log.ring`: a ring has from 64K to 64M"),
+            ("[log]\nring = 67108865", 2, "`log.ring`"),
+            ("[log]\nring = -1", 2, "`log.ring`"),
+            ("[log]\nring = true", 2, "a size is wanted, this is a truth value"),
+            ("[log]\ntargets = []", 2, "did you mean `log.target`?"),
             ("workers = ", 1, ""),
             ("[listener]\naddress = \"127.0.0.1:80\"", 1, "[listener.NAME]"),
             ("\n[listener.a]\nmode = \"0660\"", 2, "`address`"),

@@ -107,6 +107,23 @@ impl<'a> Given<'a> {
         text.parse().map_err(|_| "a number is wanted".to_owned())
     }
 
+    /// `true` or `false`.
+    pub(super) fn truth(&self) -> Result<bool, String> {
+        match self {
+            Self::Said(text) => text.trim().parse().map_err(|_| "true or false is wanted".to_owned()),
+            Self::Written(value) => value.as_bool().ok_or_else(|| not("true or false", value)),
+        }
+    }
+
+    /// What one of these words stands for.
+    pub(super) fn one_of<T: Copy>(&self, words: &[(&str, T)]) -> Result<T, String> {
+        let text = self.text()?;
+        let found = words.iter().find(|(word, _)| *word == text);
+        found
+            .map(|&(_, meant)| meant)
+            .ok_or_else(|| format!("{} is wanted", either(words.iter().map(|(word, _)| *word))))
+    }
+
     /// One value, or those of a list.
     pub(super) fn each<T>(&self, read: impl Fn(&Given<'_>) -> Result<T, String>) -> Result<Vec<T>, String> {
         match self {
@@ -115,6 +132,13 @@ impl<'a> Given<'a> {
             Self::Written(_) => Ok(vec![read(self)?]),
         }
     }
+}
+
+/// `"a", "b" or "c"`
+pub(super) fn either<'w>(words: impl Iterator<Item = &'w str>) -> String {
+    let mut words: Vec<String> = words.map(|word| format!("\"{word}\"")).collect();
+    let last = words.pop().unwrap_or_default();
+    if words.is_empty() { last } else { format!("{} or {last}", words.join(", ")) }
 }
 
 fn not(wanted: &str, value: &DeValue<'_>) -> String {

@@ -1,10 +1,19 @@
 //! `[log]`, `[[log.target]]` and `[log.access]`: where records go, and how they look there.
 
+mod draft;
+mod keys;
+
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub(super) use self::draft::{Draft, Kind};
+pub(super) use self::keys::{Section, transport};
+
+/// The most targets, `[log.access]` among them: the log helper writes each record to all of them in turn.
+pub(crate) const TARGETS_MAX: usize = 8;
 
 /// How records travel to the log helper.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,4 +96,26 @@ pub(crate) enum Format {
     Json,
     /// The Common Log Format, of `[log.access]` only.
     Common,
+}
+
+impl Target {
+    /// What there is where nobody says otherwise.
+    pub(crate) fn console() -> Self {
+        Self { sink: Sink::Console, format: Format::Text, level: None }
+    }
+
+    /// Of a file, where it is.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match &self.sink {
+            Sink::File(file) => Some(&file.path),
+            Sink::Console | Sink::Syslog(_) | Sink::Journald(_) => None,
+        }
+    }
+
+    /// For a process that changes its directory.
+    pub(super) fn start_path_from(&mut self, directory: &Path) {
+        if let Sink::File(file) = &mut self.sink {
+            file.path = directory.join(&file.path);
+        }
+    }
 }

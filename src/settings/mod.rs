@@ -27,6 +27,7 @@ pub(crate) use self::example::example;
 pub(crate) use self::file::read_whole;
 pub(crate) use self::key::{Given, Key};
 pub(crate) use self::listener::Listener;
+use self::log::{Target, Transport};
 pub(crate) use self::overrides::{Overrides, file_of};
 pub(crate) use self::place::default_run_dir;
 pub(crate) use self::table::{KEYS, sections};
@@ -54,6 +55,13 @@ pub(crate) struct Settings {
     pub(crate) worker: WorkerLimits,
     /// RUST_LOG's syntax.
     pub(crate) log_level: String,
+    pub(crate) log_transport: Transport,
+    /// Bytes of the memory that each process shares with the log helper: a power of two.
+    pub(crate) log_ring: u64,
+    /// Where records go; never none.
+    pub(crate) targets: Vec<Target>,
+    /// Where it goes what each request was answered, if anywhere.
+    pub(crate) access: Option<Target>,
     /// Files of the application's sections, which the master opens.
     pub(crate) named_files: Vec<NamedFile>,
     /// The keys that the file says.
@@ -131,6 +139,7 @@ impl Settings {
     pub(crate) fn new() -> Self {
         let mut settings = Self { workers: cores(), ..Self::default() };
         KEYS.iter().for_each(|key| key.reset(&mut settings));
+        settings.targets = vec![Target::console()];
         settings.is_listen_said = false;
         settings.is_well_formed = true;
         settings
@@ -143,7 +152,7 @@ impl Settings {
         if let Some(path) = file {
             let path = overrides.directory.join(path);
             settings.is_well_formed = false;
-            file::read(&path, &mut settings, &mut mistakes);
+            file::read(&path, &overrides.directory, &mut settings, &mut mistakes);
             settings.file = Some(path);
         }
         overrides.apply(&mut settings, &mut mistakes);
@@ -157,6 +166,7 @@ impl Settings {
         for path in [&mut self.run_dir, &mut self.pid_file].into_iter().flatten() {
             *path = directory.join(&*path);
         }
+        self.targets.iter_mut().chain(&mut self.access).for_each(|target| target.start_path_from(directory));
         for file in &mut self.named_files {
             file.place = directory.join(&file.path);
         }
@@ -175,6 +185,10 @@ impl Settings {
                 let what = format!("[listener.{}] and `listen` are the same listener: keep one", listener.name);
                 mistakes.add(&place, what);
             }
+        }
+        let logs = self.targets.iter().chain(&self.access).filter_map(Target::path);
+        for path in logs.filter(|path| self.pid_file.as_deref() == Some(path)) {
+            mistakes.add(&place, format!("{} is the pid file and one of the log's: keep one", path.display()));
         }
         if let Err(why) = self.service() {
             mistakes.add(&place, why);
@@ -264,5 +278,25 @@ mod tests {
         };
         assert!(read(LISTENERS_MAX).is_empty());
         assert!(read(LISTENERS_MAX + 1).to_string().contains("65 addresses"));
+    }
+
+    #[test]
+    fn the_files_of_the_log_start_where_others_do_and_none_is_the_pid_file() {
+        let scratch = tempfile::tempdir().expect("a directory");
+        let file = scratch.path().join("x.toml");
+        let text =
+            "pid_file = \"pid\"\n[[log.target]]\nkind = \"file\"\npath = \"a.log\"\n[log.access]\npath = \"b/c\"\n";
+        let read = |text: &str| {
+            fs::write(&file, text).expect("write");
+            let mut overrides = Overrides::default();
+            overrides.directory = "/srv".into();
+            Settings::read(Some(&file), &overrides)
+        };
+        let (settings, mistakes) = read(text);
+        assert!(mistakes.is_empty(), "{mistakes}");
+        let paths: Vec<_> = settings.targets.iter().chain(&settings.access).filter_map(Target::path).collect();
+        assert_eq!(paths, [Path::new("/srv/a.log"), Path::new("/srv/b/c")]);
+        let (_, mistakes) = read(&text.replace("a.log", "pid"));
+        assert!(mistakes.to_string().contains("/srv/pid is the pid file"), "{mistakes}");
     }
 }

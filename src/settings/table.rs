@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::account::{Account, Group};
 use super::key::{Given, Key};
-use super::{Settings, worker_count};
+use super::{Settings, log, worker_count};
 
 /// The longest time that may be set, in seconds: a year.
 const SECONDS_MAX: f64 = 366.0 * 86_400.0;
@@ -15,7 +15,11 @@ const SECONDS_MAX: f64 = 366.0 * 86_400.0;
 /// The most users who may control a daemon.
 const CONTROL_UIDS_MAX: usize = 64;
 
-/// All keys but those of `[listener.NAME]`, section by section.
+/// The smallest and the largest ring, in bytes, both powers of two.
+const RING_MIN: u64 = 64 * 1024;
+const RING_MAX: u64 = 64 * 1024 * 1024;
+
+/// All keys but those of `[listener.NAME]`, `[[log.target]]` and `[log.access]`, section by section.
 pub(crate) const KEYS: &[Key<Settings>] = &[
     Key {
         name: "listen",
@@ -230,9 +234,30 @@ pub(crate) const KEYS: &[Key<Settings>] = &[
         meaning: "in `RUST_LOG`'s syntax; the variable `RUST_LOG` beats the file",
         is_list: false,
         set: |settings, given| {
-            let text = given.text()?;
-            env_filter::Builder::new().try_parse(text).map_err(|error| error.to_string())?;
-            text.clone_into(&mut settings.log_level);
+            settings.log_level = filter(given)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "log.transport",
+        value: "WAY",
+        default: "\"ring\"",
+        meaning: "how records reach the log helper: by `\"ring\"`, memory that each process shares with it, or by its `\"socket\"`",
+        is_list: false,
+        set: |settings, given| {
+            settings.log_transport = log::transport(given)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "log.ring",
+        value: "BYTES",
+        default: "\"1M\"",
+        meaning: "how large that memory is, for each process; 64K to 64M, rounded up to a power of two",
+        is_list: false,
+        set: |settings, given| {
+            let size = u64::try_from(given.bytes()?).ok().filter(|size| (RING_MIN..=RING_MAX).contains(size));
+            settings.log_ring = size.ok_or("a ring has from 64K to 64M")?.next_power_of_two();
             Ok(())
         },
     },
@@ -248,6 +273,13 @@ pub(crate) fn sections() -> impl Iterator<Item = &'static str> + Clone {
     named.filter(move |&section| last.replace(section) != Some(section)).chain(["listener"])
 }
 
+/// A filter in RUST_LOG's syntax.
+pub(super) fn filter(given: &Given<'_>) -> Result<String, String> {
+    let text = given.text()?;
+    env_filter::Builder::new().try_parse(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
+}
+
 fn path(given: &Given<'_>) -> Result<PathBuf, String> {
     match given.text()? {
         "" => Err("a path is wanted, this is empty".to_owned()),
@@ -255,11 +287,11 @@ fn path(given: &Given<'_>) -> Result<PathBuf, String> {
     }
 }
 
-fn at_least_one(number: i64, what: &str) -> Result<u64, String> {
+pub(super) fn at_least_one(number: i64, what: &str) -> Result<u64, String> {
     u64::try_from(number).ok().filter(|number| *number > 0).ok_or_else(|| format!("{what} is at least 1"))
 }
 
-fn time(place: &mut Duration, given: &Given<'_>, least: Duration) -> Result<(), String> {
+pub(super) fn time(place: &mut Duration, given: &Given<'_>, least: Duration) -> Result<(), String> {
     let seconds = given.number()?;
     if !(0.0..=SECONDS_MAX).contains(&seconds) {
         return Err("a time is a number of seconds, not negative, at most a year".to_owned());

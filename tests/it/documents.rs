@@ -64,8 +64,8 @@ fn keys() -> BTreeSet<String> {
     let mut keys = BTreeSet::new();
     for line in String::from_utf8(output.stdout).expect("text").lines() {
         let line = line.trim_start_matches('#');
-        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
-            section = format!("{name}.");
+        if line.starts_with('[') {
+            section = format!("{}.", line.trim_matches(['[', ']']));
         } else if let Some((key, _)) = line.split_once(" = ").filter(|_| !line.starts_with(' ')) {
             keys.insert(format!("{section}{key}"));
         }
@@ -83,7 +83,8 @@ fn the_keys_are_those_of_the_example_and_each_is_a_flag() {
         let key = key.strip_prefix("nest.").unwrap_or(&key);
         assert!(documented.contains(key), "{key}");
     }
-    let is_flag = |key: &&String| !["listener.", "helper.", "nest."].iter().any(|section| key.starts_with(section));
+    let below = ["listener.", "helper.", "nest.", "log.target.", "log.access."];
+    let is_flag = |key: &&String| !below.iter().any(|section| key.starts_with(section));
     for key in keys().iter().filter(is_flag) {
         assert!(help.contains(&format!("--{} <", key.replace(['.', '_'], "-"))), "{key}");
     }
