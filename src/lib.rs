@@ -52,6 +52,8 @@ pub use child::helper::{
 };
 pub use error::{BoxError, Result};
 
+pub use self::log::request::RequestId;
+
 /// The README's example compiles too.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -179,6 +179,9 @@ pub(crate) struct Begin {
     /// A turn of the loop that takes longer is logged, in milliseconds; 0: none is.
     #[serde(default)]
     pub(crate) slow_turn_ms: u64,
+    /// A worker logs each request that it has answered.
+    #[serde(default)]
+    pub(crate) access: bool,
     /// The log helper's socket.
     pub(crate) log_socket: PathBuf,
     /// Where the helpers' sockets are: `NAME.sock` in it.

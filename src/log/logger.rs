@@ -92,6 +92,12 @@ pub(crate) fn refilter(filter: &str) {
     *LOGGER.filter.write().unwrap_or_else(PoisonError::into_inner) = Some(filter);
 }
 
+/// Logs what a request was answered, whatever the filter wants: with these fields, as
+/// [`super::record::add_field`] encodes them.
+pub(crate) fn access(level: Level, _fields: &[u8], message: &str) {
+    LOGGER.send(&Record::builder().level(level).target(super::record::ACCESS).build(), message);
+}
+
 /// Connects to the log helper now and not with the first record: who runs out of descriptors later
 /// can still say so.
 pub(crate) fn connect() {

@@ -9,6 +9,7 @@ pub(crate) mod loss;
 mod panics;
 pub(crate) mod printable;
 pub(crate) mod record;
+pub(crate) mod request;
 pub(crate) mod ring;
 mod sender;
 mod spout;

@@ -252,6 +252,7 @@ impl Master {
             filter: filter.to_owned(),
             requests_max: requests_max(&settings.worker),
             slow_turn_ms: ms(settings.worker.slow_turn),
+            access: settings.access.is_some(),
             log_socket: self.run_dir.log_socket_path(),
             ipc_dir: self.run_dir.ipc_dir(),
             state_dir: self.run_dir.state_dir(),

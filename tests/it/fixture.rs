@@ -15,7 +15,7 @@ use axum::Router;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
-use forebay::{App, BoxError, Preload, Worker};
+use forebay::{App, BoxError, Preload, RequestId, Worker};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 fn main() -> ExitCode {
@@ -101,6 +101,7 @@ async fn replica(worker: Worker) -> Result<Router, BoxError> {
         .route("/abort", get(abort))
         .route("/panic", get(panic))
         .route("/log/{count}", get(log))
+        .route("/tell/{name}/{ms}", get(tell))
         .route("/print", get(print))
         .route("/child", get(child))
         .route("/block/{ms}", get(block))
@@ -184,6 +185,25 @@ async fn log(Path(count): Path<u32>) -> String {
         log::info!(target: "fixture", "record {number}");
     }
     std::process::id().to_string()
+}
+
+/// Logs before and after it has waited, when it is dropped, and from a task of its own; answers with its id.
+async fn tell(id: RequestId, Path((name, ms)): Path<(String, u64)>) -> String {
+    struct Farewell(String);
+
+    impl Drop for Farewell {
+        fn drop(&mut self) {
+            log::info!(target: "fixture", "{} is dropped", self.0);
+        }
+    }
+
+    let name = Farewell(name);
+    log::info!(target: "fixture", "{} begins", name.0);
+    let spawned = format!("{} is apart", name.0);
+    drop(tokio::spawn(async move { log::info!(target: "fixture", "{spawned}") }));
+    tokio::time::sleep(Duration::from_millis(ms)).await;
+    log::info!(target: "fixture", "{} ends", name.0);
+    id.to_string()
 }
 
 async fn print() {

@@ -1,5 +1,6 @@
 //! The daemon as its users meet it: real processes, through the command line.
 
+mod access;
 mod addresses;
 mod background;
 mod client;

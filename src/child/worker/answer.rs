@@ -5,10 +5,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
-use http::{HeaderMap, Response};
+use http::{HeaderMap, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::Empty;
 use pin_project_lite::pin_project;
 
+use super::access::Visit;
 use super::guard::Asking;
 use crate::app::declare::BoxFuture;
 
@@ -23,14 +25,31 @@ pin_project! {
         // The request is answered when this goes.
         request: Option<Asking>,
     }
+
+    impl<B> PinnedDrop for Answer<B> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            let _scope = this.request.as_ref().map(Asking::enter);
+            this.body.set(None);
+        }
+    }
 }
 
 impl<B: Body> Answer<B> {
-    pub(super) fn empty(request: Option<Asking>) -> Self {
-        Self { body: None, ends: None, request }
+    /// Of a handler that has none.
+    pub(super) fn failed(mut request: Option<Asking>) -> Response<Self> {
+        let mut response = Response::new(Empty::<B::Data>::new());
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        if let Some(visit) = request.as_mut().and_then(Asking::visit) {
+            visit.answer(&response);
+        }
+        response.map(|_| Self { body: None, ends: None, request })
     }
 
-    pub(super) fn of(response: Response<B>, request: Option<Asking>) -> Response<Self> {
+    pub(super) fn of(response: Response<B>, mut request: Option<Asking>) -> Response<Self> {
+        if let Some(visit) = request.as_mut().and_then(Asking::visit) {
+            visit.answer(&response);
+        }
         // What has a length was promised whole; most have one, and their headers are not looked at.
         let is_endless = response.body().size_hint().exact().is_none()
             && is(response.headers(), &CONTENT_TYPE, "text/event-stream")
@@ -57,20 +76,24 @@ impl<B: Body> Body for Answer<B> {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let mut this = self.project();
+        let _scope = this.request.as_ref().map(Asking::enter);
         // Between two frames, each of which is whole: whoever streams events always has a next one.
         if let Some(ends) = this.ends
             && ends.as_mut().poll(context).is_ready()
         {
             *this.ends = None;
             this.body.set(None);
-            if let Some(request) = this.request.take() {
+            if let Some(mut request) = this.request.take() {
                 request.life().answered();
+                request.visit().into_iter().for_each(Visit::end);
             }
         }
-        match this.body.as_pin_mut() {
-            Some(body) => body.poll_frame(context),
-            None => Poll::Ready(None),
+        let Some(mut body) = this.body.as_pin_mut() else { return Poll::Ready(None) };
+        let poll = body.as_mut().poll_frame(context);
+        if let Some(visit) = this.request.as_mut().and_then(Asking::visit) {
+            visit.take(&poll, body.is_end_stream());
         }
+        poll
     }
 
     fn is_end_stream(&self) -> bool {
@@ -84,9 +107,73 @@ impl<B: Body> Body for Answer<B> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use std::cell::RefCell;
+    use std::convert::Infallible;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use http::{HeaderValue, Request};
+    use hyper::body::Bytes;
 
     use super::*;
+    use crate::child::worker::drain::Drain;
+    use crate::child::worker::guard::Life;
+    use crate::log::request;
+
+    thread_local! {
+        static SEEN: RefCell<Vec<String>> = RefCell::default();
+    }
+
+    /// A body that says whose it is.
+    struct Witness;
+
+    impl Witness {
+        fn look(what: &str) {
+            SEEN.with_borrow_mut(|seen| seen.push(request::current(|id| format!("{what} {id}"))));
+        }
+    }
+
+    impl Body for Witness {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Self::look("polled");
+            Poll::Pending
+        }
+    }
+
+    impl Drop for Witness {
+        fn drop(&mut self) {
+            Self::look("dropped");
+        }
+    }
+
+    #[test]
+    fn a_body_runs_for_its_own_request_to_its_end() {
+        let life = Arc::new(Life::new(Arc::new(Drain::new(Duration::ZERO)), None));
+        let mut answers = ["first", "second"].map(|id| {
+            let request = Request::builder().header("x-request-id", id).body(()).expect("a request");
+            Box::pin(Answer::of(Response::new(Witness), Some(Asking::new(&life, &request))).into_body())
+        });
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        for number in [0, 1, 0] {
+            assert!(answers[number].as_mut().poll_frame(&mut context).is_pending());
+            Witness::look("between");
+        }
+        drop(answers);
+        let expected = [
+            "polled first",
+            "between ",
+            "polled second",
+            "between ",
+            "polled first",
+            "between ",
+            "dropped first",
+            "dropped second",
+        ];
+        assert_eq!(SEEN.take(), expected);
+    }
 
     #[test]
     fn a_header_is_what_its_first_word_says() {

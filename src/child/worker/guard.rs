@@ -19,10 +19,12 @@ use pin_project_lite::pin_project;
 use tokio::sync::Notify;
 use tower_service::Service;
 
+use super::access::Visit;
 use super::answer::{Answer, is};
 use super::wear;
 use crate::app::declare::{Ends, Kind};
 use crate::child::turn::{self, Moment};
+use crate::log::request::{self, RequestId, Scope};
 
 /// Of a path, what the log shows.
 const PATH_LEN_MAX: usize = 200;
@@ -30,13 +32,14 @@ const PATH_LEN_MAX: usize = 200;
 /// A service whose panic is an answer: 500, and the connection lives on.
 pub(super) struct Guarded<S> {
     service: TowerToHyperService<S>,
-    peer: Option<SocketAddr>,
     life: Arc<Life>,
 }
 
 /// What a connection and its requests tell each other.
 pub(super) struct Life {
     ends: Arc<dyn Ends>,
+    /// `None`: it came over a Unix socket.
+    peer: Option<SocketAddr>,
     /// Told of every request while ending, and of the last answer.
     asked: Notify,
     /// The next answer is the last one, and says so.
@@ -56,9 +59,10 @@ pub(super) struct Life {
 }
 
 impl Life {
-    pub(super) fn new(ends: Arc<dyn Ends>) -> Self {
+    pub(super) fn new(ends: Arc<dyn Ends>, peer: Option<SocketAddr>) -> Self {
         Self {
             ends,
+            peer,
             asked: Notify::new(),
             ending: AtomicBool::new(false),
             stirs: AtomicBool::new(false),
@@ -132,29 +136,47 @@ impl Life {
 }
 
 /// A request whose answer is not whole.
-pub(super) struct Asking(Arc<Life>);
+pub(super) struct Asking {
+    life: Arc<Life>,
+    id: RequestId,
+    /// `None`: nobody is told of it.
+    visit: Option<Visit>,
+}
 
 impl Asking {
-    fn new(life: &Arc<Life>) -> Self {
+    pub(super) fn new<B>(life: &Arc<Life>, request: &Request<B>) -> Self {
         life.requests.fetch_add(1, Ordering::Relaxed);
-        Self(life.clone())
+        Self { life: life.clone(), id: RequestId::of(request.headers()), visit: Visit::begin(request) }
     }
 
     pub(super) fn life(&self) -> &Life {
-        &self.0
+        &self.life
+    }
+
+    /// What runs until this is dropped, runs for it.
+    pub(super) fn enter(&self) -> Scope {
+        request::enter(self.id)
+    }
+
+    pub(super) fn visit(&mut self) -> Option<&mut Visit> {
+        self.visit.as_mut()
     }
 }
 
 impl Drop for Asking {
     fn drop(&mut self) {
-        self.0.requests.fetch_sub(1, Ordering::Relaxed);
-        self.0.stir();
+        if let Some(visit) = &self.visit {
+            let _scope = self.enter();
+            visit.over(self.life.peer);
+        }
+        self.life.requests.fetch_sub(1, Ordering::Relaxed);
+        self.life.stir();
     }
 }
 
 impl<S> Guarded<S> {
-    pub(super) fn new(service: S, peer: Option<SocketAddr>, life: Arc<Life>) -> Self {
-        Self { service: TowerToHyperService::new(service), peer, life }
+    pub(super) fn new(service: S, life: Arc<Life>) -> Self {
+        Self { service: TowerToHyperService::new(service), life }
     }
 }
 
@@ -168,7 +190,7 @@ where
     type Future = Answering<TowerToHyperServiceFuture<S, Request<Incoming>>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        if let Some(peer) = self.peer {
+        if let Some(peer) = self.life.peer {
             introduce(&mut request, peer);
         }
         if self.life.is_ending() {
@@ -179,8 +201,8 @@ where
             self.life.is_http2.store(true, Ordering::Relaxed);
         }
         let route = Route { method: request.method().clone(), uri: request.uri().clone() };
-        let (began, asking) = (Some(Moment::now()), Some(Asking::new(&self.life)));
-        Answering { request: asking, route, began, answer: self.service.call(request) }
+        let (began, asking) = (Some(Moment::now()), Some(Asking::new(&self.life, &request)));
+        Answering { request: asking, route, began, answer: Some(self.service.call(request)) }
     }
 }
 
@@ -199,13 +221,23 @@ fn introduce(request: &mut Request<Incoming>, peer: SocketAddr) {
 pin_project! {
     /// An answer to come; the panic hook has logged the panic that is turned into one here.
     pub(super) struct Answering<F> {
+        // `None`: it was dropped.
         #[pin]
-        answer: F,
+        answer: Option<F>,
         // `None`: it is answered.
         request: Option<Asking>,
         route: Route,
         // Of the call, until it has been polled: that is one turn.
         began: Option<Moment>,
+    }
+
+    impl<F> PinnedDrop for Answering<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            // Of a request whose client is gone the handler may still have something to say.
+            let _scope = this.request.as_ref().map(Asking::enter);
+            this.answer.set(None);
+        }
     }
 }
 
@@ -232,9 +264,12 @@ where
     type Output = Result<Response<Answer<B>>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
+        let mut this = self.project();
         let began = this.began.take().unwrap_or_else(Moment::now);
-        let poll = panic::catch_unwind(AssertUnwindSafe(|| this.answer.poll(context)));
+        let _scope = this.request.as_ref().map(Asking::enter);
+        // Nobody polls what is answered.
+        let Some(answer) = this.answer.as_mut().as_pin_mut() else { return Poll::Pending };
+        let poll = panic::catch_unwind(AssertUnwindSafe(|| answer.poll(context)));
         turn::over(began, || this.route.to_string());
         let response = match poll {
             Ok(Poll::Pending) => return Poll::Pending,
@@ -242,13 +277,13 @@ where
             Ok(Poll::Ready(Err(never))) => match never {},
             Err(_) => None,
         };
+        // Within the scope: what the handler leaves behind may log when it is dropped.
+        this.answer.set(None);
         let request = this.request.take();
         let Some(mut response) = response else {
-            let mut response = Response::new(Answer::empty(request));
-            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-            return Poll::Ready(Ok(response));
+            return Poll::Ready(Ok(Answer::failed(request)));
         };
-        if let Some(Asking(life)) = &request {
+        if let Some(Asking { life, .. }) = &request {
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 // A connection that changes its protocol has other words for its end.
                 life.switches.store(is(response.headers(), &UPGRADE, "websocket"), Ordering::Relaxed);

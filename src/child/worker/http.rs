@@ -92,9 +92,9 @@ where
 {
     fn serve(&self, stream: Stream, peer: Option<SocketAddr>, ends: Arc<dyn Ends>) -> BoxFuture<()> {
         let next = ends.next();
-        let life = Arc::new(Life::new(ends));
+        let life = Arc::new(Life::new(ends, peer));
         let wire = Wire::new(stream, life.clone());
-        let service = Guarded::new(self.service.clone(), peer, life.clone());
+        let service = Guarded::new(self.service.clone(), life.clone());
         let protocol = self.protocol.clone();
         Box::pin(async move {
             let mut connection = std::pin::pin!(protocol.serve_connection_with_upgrades(wire, service));

@@ -5,6 +5,7 @@
 //! comes after that.
 
 mod accept;
+mod access;
 mod answer;
 mod clock;
 mod drain;
@@ -43,6 +44,7 @@ pub(super) async fn live(
 ) -> Result<()> {
     let drain = Arc::new(Drain::new(Duration::from_millis(begin.drain_ms)));
     wear::limit(begin.requests_max);
+    access::tell(begin.access);
     let neighbours = loaded.neighbours(&begin);
     // A process is one worker, once.
     let draining = Box::leak(Box::new({
