@@ -52,6 +52,8 @@ pub use child::helper::{
 };
 pub use error::{BoxError, Result};
 
+#[cfg(feature = "tracing")]
+pub use self::log::layer::tracing_layer;
 pub use self::log::request::RequestId;
 
 /// The README's example compiles too.

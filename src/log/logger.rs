@@ -90,6 +90,8 @@ pub(crate) fn refilter(filter: &str) {
     let filter = env_filter::Builder::new().parse(filter).build();
     log::set_max_level(filter.filter());
     *LOGGER.filter.write().unwrap_or_else(PoisonError::into_inner) = Some(filter);
+    #[cfg(feature = "tracing")]
+    super::layer::refiltered();
 }
 
 /// Logs what a request was answered, whatever the filter wants: with these fields, as

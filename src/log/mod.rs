@@ -3,7 +3,9 @@
 //! [`logger`] is what the macros reach; [`sender`] holds what is not yet written to the helper's
 //! socket; [`writer`] is the log helper itself. A request never waits for any of it.
 
-mod encoding;
+pub(crate) mod encoding;
+#[cfg(feature = "tracing")]
+pub(crate) mod layer;
 pub(crate) mod logger;
 pub(crate) mod loss;
 mod panics;
