@@ -13,10 +13,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use log::{Level, Log, Metadata, Record};
 
-use super::encoding;
+use super::record::{ACCESS, Entry, Fields};
 use super::ring::Ring;
 use super::sender::Sender;
 use super::spout::Spout;
+use super::{encoding, request};
 use crate::ipc::message::Hello;
 
 static LOGGER: Logger = Logger {
@@ -96,8 +97,24 @@ pub(crate) fn refilter(filter: &str) {
 
 /// Logs what a request was answered, whatever the filter wants: with these fields, as
 /// [`super::record::add_field`] encodes them.
-pub(crate) fn access(level: Level, _fields: &[u8], message: &str) {
-    LOGGER.send(&Record::builder().level(level).target(super::record::ACCESS).build(), message);
+pub(crate) fn access(level: Level, fields: &[u8], message: &str) {
+    let len_max = LOGGER.record_len_max.load(Ordering::Relaxed);
+    request::current(|request| {
+        let entry = Entry {
+            time_us: now_us(),
+            level,
+            target: ACCESS,
+            module: "",
+            message,
+            fields: Fields::read(fields).unwrap_or_default(),
+            request,
+            sequence: 0,
+        };
+        with_scratch(|scratch| {
+            encoding::encode_entry(&entry, len_max, scratch);
+            LOGGER.send(level, scratch);
+        });
+    });
 }
 
 /// Connects to the log helper now and not with the first record: who runs out of descriptors later
@@ -209,7 +226,7 @@ impl Log for Logger {
             return self.print(record);
         }
         with_scratch(|scratch| {
-            encoding::encode(record, now_us(), "", len_max, scratch);
+            request::current(|request| encoding::encode(record, now_us(), request, len_max, scratch));
             self.send(record.level(), scratch);
         });
     }
