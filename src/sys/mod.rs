@@ -7,6 +7,7 @@
 pub(crate) mod abort;
 pub(crate) mod build;
 pub(crate) mod descriptors;
+pub(crate) mod files;
 pub(crate) mod memory;
 pub(crate) mod passing;
 pub(crate) mod privileges;

@@ -23,6 +23,15 @@ pub(crate) fn block_all() -> io::Result<()> {
     Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?)
 }
 
+/// Makes a thread that no signal of the process reaches: `start` runs with all of them blocked, and its threads
+/// inherit that.
+pub(crate) fn start_without_signals<T>(start: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    let started = start();
+    before.thread_set_mask()?;
+    started
+}
+
 /// Lets every signal through again: those that waited arrive at once.
 pub(crate) fn unblock_all() -> io::Result<()> {
     Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?)

@@ -60,12 +60,21 @@ impl Lines {
             };
             self.outlets.push(outlet);
         }
-        // What only some hold, a file that shall have all, must not wait for a terminal that was stopped.
-        let are_files = self.outlets.iter().any(Outlet::is_file);
-        self.outlets.iter_mut().for_each(|outlet| outlet.is_held_for = !are_files || outlet.is_file());
+        self.choose_who_is_waited_for();
         let end = Instant::now() + LEAVE_WITHIN;
         self.leaving.extend(old.into_iter().map(|outlet| (outlet, end)));
         Ok(())
+    }
+
+    /// A file shall have everything, and must not wait for a terminal that was stopped; a disk that is full
+    /// must not keep the others from being told.
+    fn choose_who_is_waited_for(&mut self) {
+        let is_one_well = self.outlets.iter().any(|outlet| !outlet.is_troubled());
+        let is_candidate = |outlet: &Outlet| !is_one_well || !outlet.is_troubled();
+        let is_one_a_file = self.outlets.iter().any(|outlet| is_candidate(outlet) && outlet.is_file());
+        for outlet in &mut self.outlets {
+            outlet.is_waited_for = is_candidate(outlet) && (!is_one_a_file || outlet.is_file());
+        }
     }
 
     pub(super) fn add(&mut self, origin: &Origin, entry: &Entry<'_>) {
@@ -85,7 +94,7 @@ impl Lines {
 
     /// Whether to come back later with more.
     pub(super) fn is_full(&self) -> bool {
-        self.outlets.iter().any(|outlet| outlet.is_held_for && outlet.is_full())
+        self.outlets.iter().any(|outlet| outlet.is_waited_for && outlet.is_full())
     }
 
     /// Whether nothing waits.
@@ -115,6 +124,9 @@ impl Lines {
         }
         self.leaving.retain(|(outlet, end)| !outlet.is_empty() && now < *end);
         self.followers.write();
+        if !changes.is_empty() {
+            self.choose_who_is_waited_for();
+        }
         changes.into_iter().for_each(|(number, change)| self.report(number, change));
     }
 
@@ -128,6 +140,12 @@ impl Lines {
             Change::Stuck(error) => Some(error.to_string()),
             Change::Going => None,
         };
+        // Where nobody else would be told.
+        if let Some(reason) = &reason
+            && self.outlets.iter().all(Outlet::is_troubled)
+        {
+            eprintln!("the log cannot be written: {reason}");
+        }
         self.reports.push(LogReport::Trouble { target, reason });
     }
 

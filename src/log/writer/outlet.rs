@@ -31,7 +31,7 @@ pub(super) struct Outlet {
     filter: Option<Filter>,
     is_access: bool,
     /// While it takes nothing, nothing is taken for the others either: it gets all.
-    pub(super) is_held_for: bool,
+    pub(super) is_waited_for: bool,
     formatter: Formatter,
     pending: Pending,
     sink: Way,
@@ -91,7 +91,7 @@ impl Outlet {
             slot: *slot,
             filter: target.level.as_deref().map(|level| Builder::new().parse(level).build()),
             is_access: *is_access,
-            is_held_for: false,
+            is_waited_for: false,
             formatter: Formatter::new(look(target), names),
             pending,
             sink: way,
@@ -111,6 +111,11 @@ impl Outlet {
         matches!(&self.sink, Way::Stream(stream) if stream.file().is_some())
     }
 
+    /// Whether it was said that it takes nothing.
+    pub(super) fn is_troubled(&self) -> bool {
+        self.is_troubled
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.pending.is_full()
     }
@@ -124,7 +129,7 @@ impl Outlet {
         if !self.wants(entry) {
             return;
         }
-        if self.pending.is_full() && !self.is_held_for {
+        if self.pending.is_full() && !self.is_waited_for {
             self.lost += 1;
             return;
         }
