@@ -203,6 +203,9 @@ mod tests {
         assert_eq!(Stamp::new(at(1_000_000_000), Some(&last)), None);
     }
 
+    /// How many are kept, of how many bytes, which of them wait, and which go.
+    type Case<'a> = (u32, Option<u64>, &'a [u64], &'a [u64]);
+
     #[test]
     fn the_oldest_go() {
         let file = |number: u32| {
@@ -210,8 +213,7 @@ mod tests {
             Rotated { plain: Some(u64::from(number) * 10), ..Rotated::new(stamp) }
         };
         let files: Vec<Rotated> = (1..=4).map(file).collect();
-        // How many are kept, of how many bytes, which of them wait, and which go.
-        let table: [(u32, Option<u64>, &[u64], &[u64]); 11] = [
+        let table: [Case<'_>; 11] = [
             (9, None, &[], &[]),
             (4, None, &[], &[]),
             (3, None, &[], &[10]),
