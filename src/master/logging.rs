@@ -287,7 +287,12 @@ impl Master {
         let wall = SystemTime::now();
         for number in self.targets.files.due(wall) {
             match self.targets.files.rotate(number, wall) {
-                Ok(rotated) => self.switch(number, rotated.descriptor.as_fd()),
+                Ok(rotated) => {
+                    if let Some(place) = &rotated.moved_to {
+                        log::info!(target: "forebay", "the log's file was rotated: it is {} now", place.display());
+                    }
+                    self.switch(number, rotated.descriptor.as_fd());
+                }
                 Err(error) => {
                     let name = self.target_name(number);
                     log::error!(target: "forebay", "cannot rotate the log's file {name}: {}", Chain(&error));

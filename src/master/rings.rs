@@ -133,9 +133,13 @@ impl Rings {
         })
     }
 
-    /// So far, over all processes.
+    /// So far, over all processes, those that send over the socket too: what is on its way there is not counted.
     pub(super) fn sums(&self) -> Sums {
-        let mut all = self.past;
+        let taken = self.ledger.read(Place::SENT);
+        let refused: [u64; LEVELS] = std::array::from_fn(|level| self.ledger.read(Place::sent_lost(level)));
+        let produced = refused.iter().fold(taken, |sum, lost| sum.saturating_add(*lost));
+        let mut all = Sums { produced, refused, taken };
+        all.add(self.past);
         for held in self.held.values() {
             all.add(held.sums(self.ledger.read(Place::of_ring(held.given.slot, OfRing::Taken))));
         }

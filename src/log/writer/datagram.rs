@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -71,11 +71,6 @@ impl Datagrams {
     /// Sends a datagram without waiting.
     pub(super) fn send(&mut self, message: &[u8]) -> Sent {
         self.send_at(message, Instant::now())
-    }
-
-    /// What becomes writable when a full receiver takes more; `None` while there is none.
-    pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
-        self.socket.as_ref().map(AsFd::as_fd)
     }
 
     fn send_at(&mut self, message: &[u8], now: Instant) -> Sent {

@@ -5,8 +5,9 @@
 //! a journal, and one store makes the list valid; whoever finds a valid list, itself or its successor,
 //! carries it out, which may be done twice.
 //!
-//! In 64-bit words: the length of the journal, the journal as pairs of a word's number and its value, then
-//! eight words for each ring and each target. The master reads counts from it, for `status`.
+//! In 64-bit words: the length of the journal, how many records came over sockets and how many of those
+//! were lost by level, the journal as pairs of a word's number and its value, then eight words for each ring
+//! and each target. The master reads counts from it, for `status`.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -28,6 +29,8 @@ pub(super) const JOURNAL_MAX: usize = 4096;
 pub(super) const RECORD_WORDS: usize = 8;
 
 const JOURNAL_LEN_AT: usize = 0;
+const SENT_AT: usize = 1;
+const SENT_LOST_AT: usize = 2;
 const JOURNAL_AT: usize = 8;
 const RINGS_AT: usize = JOURNAL_AT + 2 * JOURNAL_MAX;
 const TARGETS_AT: usize = RINGS_AT + RINGS_MAX * RECORD_WORDS;
@@ -77,6 +80,15 @@ pub(crate) struct Ledger {
 pub(crate) struct Place(usize);
 
 impl Place {
+    /// Records that came over sockets.
+    pub(crate) const SENT: Self = Self(SENT_AT);
+
+    /// Those of a level that their senders say were lost.
+    pub(crate) fn sent_lost(level: usize) -> Self {
+        assert!(level < LEVELS, "level {level}");
+        Self(SENT_LOST_AT + level)
+    }
+
     pub(crate) fn of_ring(slot: usize, word: OfRing) -> Self {
         Self::checked(RINGS_AT, RINGS_MAX, slot, word as usize)
     }
@@ -134,6 +146,13 @@ impl Ledger {
         self.staged.push((place, value));
     }
 
+    /// The same, if it is another value.
+    pub(super) fn stage_changed(&mut self, place: Place, value: u64) {
+        if self.read(place) != value {
+            self.stage(place, value);
+        }
+    }
+
     /// Everything that was staged has happened.
     pub(super) fn commit(&mut self) {
         assert!(self.staged.len() <= JOURNAL_MAX, "invariant: a commit has room for all who stage");
@@ -156,7 +175,8 @@ impl Ledger {
         let journal = words[JOURNAL_AT..RINGS_AT].get(..len.saturating_mul(2)).ok_or_else(wrong)?;
         for pair in journal.chunks_exact(2) {
             let place = pair[0].load(Relaxed) as usize;
-            let word = words.get(place).filter(|_| place >= RINGS_AT).ok_or_else(wrong)?;
+            let is_allowed = place >= RINGS_AT || (SENT_AT..SENT_LOST_AT + LEVELS).contains(&place);
+            let word = words.get(place).filter(|_| is_allowed).ok_or_else(wrong)?;
             word.store(pair[1].load(Relaxed), Relaxed);
         }
         // After them: whoever is killed in between leaves them to its successor.

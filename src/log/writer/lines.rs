@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::followers::Followers;
 use super::format::Names;
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Place};
 use super::memory::Memory;
 use super::outlet::{Change, Outlet, is_access};
 use super::side::Side;
@@ -15,6 +15,7 @@ use crate::contract::orders::{LogReport, TargetGiven};
 use crate::log::logger::now_us;
 use crate::log::loss;
 use crate::log::record::{Entry, Origin};
+use crate::log::ring::LEVELS;
 use crate::settings::log::Sink;
 
 /// How long a target that is no more may write what is left.
@@ -28,6 +29,9 @@ pub(super) struct Lines {
     /// Of the last configuration, until then at most.
     leaving: Vec<(Outlet, Instant)>,
     names: Names,
+    /// Records that came over sockets, and those that their senders say were lost, by level.
+    sent: u64,
+    sent_lost: [u64; LEVELS],
     /// What the master is to know.
     pub(super) reports: Vec<LogReport>,
 }
@@ -35,6 +39,8 @@ pub(super) struct Lines {
 impl Lines {
     pub(super) fn new(ledger: Ledger, names: Names) -> Self {
         Self {
+            sent: ledger.read(Place::SENT),
+            sent_lost: std::array::from_fn(|level| ledger.read(Place::sent_lost(level))),
             ledger,
             memory: Memory::default(),
             followers: Followers::default(),
@@ -77,6 +83,20 @@ impl Lines {
         }
     }
 
+    /// Whether it is known where to write.
+    pub(super) fn have_targets(&self) -> bool {
+        !self.outlets.is_empty()
+    }
+
+    /// A record that came over a socket, which nobody else counts.
+    pub(super) fn add_sent(&mut self, origin: &Origin, entry: &Entry<'_>) {
+        match loss::told(entry) {
+            Some(lost) => self.sent_lost.iter_mut().zip(lost).for_each(|(sum, more)| *sum = sum.saturating_add(more)),
+            None => self.sent += 1,
+        }
+        self.add(origin, entry);
+    }
+
     pub(super) fn add(&mut self, origin: &Origin, entry: &Entry<'_>) {
         if is_access(entry) && self.outlets.iter().any(Outlet::is_access) {
             self.outlets.iter_mut().filter(|outlet| outlet.is_access()).for_each(|outlet| outlet.add(origin, entry));
@@ -97,6 +117,11 @@ impl Lines {
         self.outlets.iter().any(|outlet| outlet.is_waited_for && outlet.is_full())
     }
 
+    /// Whether somebody's queue is full.
+    pub(super) fn are_queueing(&self) -> bool {
+        self.outlets.iter().any(Outlet::is_queueing)
+    }
+
     /// Whether nothing waits.
     pub(super) fn is_empty(&self) -> bool {
         self.outlets.iter().chain(self.leaving.iter().map(|(outlet, _)| outlet)).all(Outlet::is_empty)
@@ -105,6 +130,10 @@ impl Lines {
     /// What was added is to be written.
     pub(super) fn commit(&mut self) {
         self.outlets.iter_mut().for_each(|outlet| outlet.settle(&mut self.ledger));
+        self.ledger.stage_changed(Place::SENT, self.sent);
+        for (level, lost) in self.sent_lost.iter().enumerate() {
+            self.ledger.stage_changed(Place::sent_lost(level), *lost);
+        }
         self.ledger.commit();
     }
 

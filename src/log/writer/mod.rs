@@ -61,6 +61,9 @@ const BEAT_MAX: Duration = Duration::from_millis(500);
 /// How often a target that took no more is asked again.
 const RETRY: Duration = Duration::from_millis(20);
 
+/// How often a queue of datagrams that was full is tried: some ten messages are room for more.
+const REQUEUE: Duration = Duration::from_millis(1);
+
 /// How soon the rings are looked at again after there was something, without being woken: what comes in
 /// that time costs nobody a system call.
 const DOZE: Duration = Duration::from_millis(2);
@@ -95,7 +98,7 @@ pub(crate) fn run(given: Given<'_>) -> io::Result<()> {
     poll.registry().register(&mut SourceFd(&control.as_raw_fd()), MASTER, Interest::READABLE)?;
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
     poll.registry().register(&mut SourceFd(&bell.as_raw_fd()), BELL, Interest::READABLE)?;
-    let side = Side::start(Waker::new(poll.registry(), SIDE)?)?;
+    let side = Side::new(Waker::new(poll.registry(), SIDE)?);
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
     let names = Names { program: program.to_owned(), host };
     let writer = Writer {
@@ -156,8 +159,7 @@ struct Writer {
 
 impl Writer {
     fn run(mut self, heart: Record<'_>, lock: &File) -> io::Result<()> {
-        // What the last one has left unsaid is not told yet.
-        let mut ready = true;
+        let mut is_ready = false;
         let mut events = Events::with_capacity(256);
         loop {
             heart.beat();
@@ -182,7 +184,7 @@ impl Writer {
             }
             self.take();
             self.do_what_waits_for_the_end_of_a_turn()?;
-            if std::mem::replace(&mut ready, false) {
+            if self.lines.have_targets() && !std::mem::replace(&mut is_ready, true) {
                 self.report(&LogReport::Ready)?;
             }
             if self.is_finished(alone) {
@@ -193,6 +195,10 @@ impl Writer {
 
     /// Reads what has come and writes it.
     fn take(&mut self) {
+        // What would be taken before there is anywhere to write it to would be lost.
+        if !self.lines.have_targets() {
+            return;
+        }
         self.captures.read(&mut self.lines);
         self.peers.read(&mut self.lines);
         self.lines.write(&self.side);
@@ -218,6 +224,9 @@ impl Writer {
 
     /// How long to wait for an event.
     fn patience(&self) -> Duration {
+        if self.lines.are_queueing() {
+            return REQUEUE;
+        }
         if self.lines.is_full() {
             return RETRY;
         }
@@ -356,7 +365,8 @@ impl Writer {
             && self.peers.is_empty()
             && self.captures.is_quiet()
             && self.rings.is_empty()
-            && self.lines.is_empty();
+            && self.lines.is_empty()
+            && self.side.is_synced();
         nothing_left || Instant::now() >= end
     }
 }

@@ -116,6 +116,12 @@ impl Outlet {
         self.is_troubled
     }
 
+    /// Whether it has messages for a receiver whose queue is full: it will take more in a moment, and no
+    /// event tells when.
+    pub(super) fn is_queueing(&self) -> bool {
+        matches!(self.sink, Way::Datagrams(_)) && !self.is_troubled && !self.pending.is_empty()
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.pending.is_full()
     }
@@ -178,10 +184,7 @@ impl Outlet {
     pub(super) fn settle(&mut self, ledger: &mut Ledger) {
         self.pending.settle(ledger);
         for (word, count) in [(OfTarget::Written, self.written), (OfTarget::Lost, self.lost)] {
-            let place = Place::of_target(self.slot, word);
-            if ledger.read(place) != count {
-                ledger.stage(place, count);
-            }
+            ledger.stage_changed(Place::of_target(self.slot, word), count);
         }
     }
 

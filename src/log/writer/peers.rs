@@ -156,7 +156,7 @@ impl Peer {
                 Ok(Some(ToLog::Hello(hello))) => self.reader.is_called(&hello.name),
                 Ok(Some(ToLog::Record(sequence, record))) => {
                     if let Some(origin) = &self.reader.origin {
-                        lines.add(origin, &record.entry(sequence));
+                        lines.add_sent(origin, &record.entry(sequence));
                     }
                 }
                 Err(error) => {

@@ -22,7 +22,7 @@ use crate::log::ring::{Consumer, LEVELS, Ring, Taken};
 const TOUCHED_MAX: usize = 256;
 
 /// They have room in it, each with all its words, and the targets beside them.
-const _: () = assert!(TOUCHED_MAX * (2 + LEVELS) + TARGETS_MAX * RECORD_WORDS <= JOURNAL_MAX);
+const _: () = assert!(TOUCHED_MAX * (2 + LEVELS) + (1 + TARGETS_MAX) * RECORD_WORDS <= JOURNAL_MAX);
 
 /// A process that has broken its ring so often is not listened to any longer.
 const BROKEN_MAX: u32 = 10;

@@ -57,6 +57,8 @@ struct Desk {
     syncs: VecDeque<Sync>,
     compressions: VecDeque<Compression>,
     done: Vec<Done>,
+    /// Whether the thread was made.
+    has_begun: bool,
     /// Whether a file is being forced to the disk.
     is_syncing: bool,
     is_ended: bool,
@@ -81,18 +83,22 @@ enum Job {
 }
 
 impl Side {
-    /// Starts the thread; `waker` tells the loop that there are outcomes.
-    pub(super) fn start(waker: Waker) -> io::Result<Self> {
-        let shared = Arc::new(Shared { desk: Mutex::default(), is_wanted: Condvar::new(), waker });
-        let theirs = Arc::clone(&shared);
+    /// `waker` tells the loop that there are outcomes. The thread comes with the first order: most log helpers
+    /// have none, and one that cannot be had when threads are short is not needed then.
+    pub(super) fn new(waker: Waker) -> Self {
+        Self { shared: Arc::new(Shared { desk: Mutex::default(), is_wanted: Condvar::new(), waker }) }
+    }
+
+    fn start(&self) -> io::Result<()> {
+        let theirs = Arc::clone(&self.shared);
         // Whoever asks by a signal what the process does means the loop.
         signals::start_without_signals(|| {
             thread::Builder::new().name("side".to_owned()).spawn(move || {
                 process::let_all_others_first();
                 theirs.work();
             })
-        })?;
-        Ok(Self { shared })
+        })
+        .map(drop)
     }
 
     /// Compresses one file into another, which is on the disk when it is done.
@@ -119,11 +125,21 @@ impl Side {
     }
 
     fn order(&self, order: impl FnOnce(&mut Desk) -> bool) {
-        if order(&mut self.shared.desk()) {
-            self.shared.is_wanted.notify_one();
-        } else {
-            self.shared.wake();
+        let is_taken = order(&mut self.shared.desk());
+        if !is_taken || !self.is_there() {
+            return self.shared.wake();
         }
+        self.shared.is_wanted.notify_one();
+    }
+
+    /// Whether there is a thread; where there can be none, what waits for it is answered.
+    fn is_there(&self) -> bool {
+        let has_begun = std::mem::replace(&mut self.shared.desk().has_begun, true);
+        let Some(error) = (!has_begun).then(|| self.start().err()).flatten() else { return true };
+        let mut desk = self.shared.desk();
+        desk.has_begun = false;
+        desk.refuse_all(&format!("there is no thread for it: {error}"));
+        false
     }
 }
 
@@ -157,6 +173,13 @@ impl Desk {
             self.done.push(Done::Synced { number: sync.number, outcome: Err(refusal()) });
         }
         is_taken
+    }
+
+    fn refuse_all(&mut self, why: &str) {
+        let syncs = take(&mut self.syncs).into_iter();
+        self.done.extend(syncs.map(|sync| Done::Synced { number: sync.number, outcome: Err(why.to_owned()) }));
+        let all = take(&mut self.compressions).into_iter();
+        self.done.extend(all.map(|one| Done::Compressed { id: one.id, outcome: Err(why.to_owned()) }));
     }
 
     fn next_sync(&mut self) -> Option<Sync> {
@@ -279,7 +302,7 @@ mod tests {
         fn start() -> Self {
             let poll = Poll::new().expect("a poll");
             let waker = Waker::new(poll.registry(), Token(7)).expect("a waker");
-            Self { side: Side::start(waker).expect("a thread"), poll }
+            Self { side: Side::new(waker), poll }
         }
 
         /// The next outcomes, so many at least.
