@@ -155,14 +155,21 @@ fn format(message: &std::fmt::Arguments<'_>, out: &mut Vec<u8>) {
     }
 }
 
-/// Cuts the message that begins at `start`; returns its length.
+/// Cuts the message that begins at `start`, and says so in it; returns its length.
 fn cut(start: usize, len_max: usize, out: &mut Vec<u8>) -> usize {
     if out.len() > len_max {
         let message = std::str::from_utf8(&out[start..]).unwrap_or_default();
-        let len = message.floor_char_boundary(len_max.saturating_sub(start));
+        let mark = cut_mark(message.len());
+        let len = message.floor_char_boundary(len_max.saturating_sub(start + mark.len()));
         out.truncate(start + len);
+        out.extend_from_slice(&mark.as_bytes()[..mark.len().min(len_max.saturating_sub(start))]);
     }
     out.len() - start
+}
+
+/// What stands at the end of a message that was cut.
+pub(crate) fn cut_mark(len: usize) -> String {
+    format!(" (cut: it has {len} bytes)")
 }
 
 /// The fields begin at `start`: what they have taken, and the length of the whole.
@@ -245,7 +252,8 @@ mod tests {
             let bytes = encoded(len_max, &long);
             assert!(bytes.len() <= len_max, "{} of {len_max}", bytes.len());
             let entry = decode(&bytes).expect("ours").entry;
-            assert!(!entry.message.is_empty() && entry.message.chars().all(|letter| letter == 'é'));
+            let text = entry.message.strip_suffix(" (cut: it has 1000 bytes)").expect("the mark");
+            assert!(!text.is_empty() && text.chars().all(|letter| letter == 'é'));
         }
     }
 }

@@ -215,9 +215,10 @@ impl Master {
 
     /// Opens all files of the log anew. Where that fails, the old file stays.
     pub(super) fn reopen_logs(&mut self) {
-        for number in self.targets.file_numbers() {
-            self.reopen_log(number);
-        }
+        let files = self.targets.file_numbers();
+        let which = if files.is_empty() { "it has none" } else { "they are opened anew" };
+        log::info!(target: "forebay", "SIGUSR1: the log's files: {which}");
+        files.into_iter().for_each(|number| self.reopen_log(number));
     }
 
     fn reopen_log(&mut self, number: u64) {

@@ -36,6 +36,7 @@ mod verdict;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -114,7 +115,8 @@ pub(crate) fn serve(launch: Launch, settings: Settings) -> Result<(), Error> {
     master.run_dir.leave(master.offers.all());
     logger::close_for_good(LAST_WORDS_MS);
     if let Some(odd) = master.check_the_log() {
-        eprintln!("{}: {odd}", identity.name);
+        // A closed terminal is no reason for another end.
+        let _ = writeln!(std::io::stderr(), "{}: {odd}", identity.name);
     }
     match outcome? {
         Outcome::Stopped => Ok(()),

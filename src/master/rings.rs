@@ -1,7 +1,7 @@
 //! The memory that processes log into: made here, given to one process each, kept until the log helper has
 //! taken all that is in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -85,8 +85,10 @@ impl Rings {
     }
 
     fn make(&mut self, number: u64, role: Option<Role>, pid: i32, len: u64) -> io::Result<RingGiven> {
-        let is_free = |slot: &usize| !self.held.values().any(|held| held.given.slot == *slot);
-        let slot = (0..RINGS_MAX).find(is_free).ok_or_else(|| io::Error::other("there are too many rings"))?;
+        let taken: BTreeSet<usize> = self.held.values().map(|held| held.given.slot).collect();
+        let slot = (0..RINGS_MAX)
+            .find(|slot| !taken.contains(slot))
+            .ok_or_else(|| io::Error::other("there are too many rings"))?;
         let given = RingGiven { number, slot, role, pid };
         self.held.insert(number, Held { given, ring: Ring::create(len)?, ended: None });
         Ok(given)

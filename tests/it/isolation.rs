@@ -32,14 +32,17 @@ fn fixture() -> Builder {
 type Kinds = BTreeMap<String, usize>;
 
 fn kinds(list: &[(&str, usize)]) -> Kinds {
-    list.iter().map(|&(kind, count)| (kind.to_owned(), count)).collect()
+    list.iter().filter(|(_, count)| *count > 0).map(|&(kind, count)| (kind.to_owned(), count)).collect()
 }
 
 #[test]
 fn every_process_has_exactly_the_descriptors_of_its_role() {
-    for workers in [1, 3] {
-        let server = fixture().workers(workers).start();
+    for (workers, transport) in [(1, "ring"), (3, "ring"), (3, "socket")] {
+        let configuration = format!("[log]\ntransport = \"{transport}\"\n");
+        let server = fixture().workers(workers).configuration(&configuration).start();
         let workers = usize::from(workers);
+        // Of a ring, and of a connection in its place.
+        let (ring, sent) = if transport == "ring" { (1, 0) } else { (0, 1) };
         let master = kinds(&[
             ("null", 1 + 2),
             ("log", 2),
@@ -53,8 +56,14 @@ fn every_process_has_exactly_the_descriptors_of_its_role() {
             ("listening tcp", 1),
             ("listening control.sock", 1),
             ("listening log.sock", 1),
+            ("memfd:log ledger", 1),
+            ("memfd:log target", 1),
+            // Its own twice, as who keeps it and as who writes there.
+            ("memfd:log ring", ring * (2 + 1 + workers)),
+            // What wakes the log helper: to give it to others, and to use it.
+            ("eventfd", 1 + ring),
             // For the signals, to the log, and to each child.
-            ("unix", 2 + 1 + 2 + workers),
+            ("unix", 2 + sent + 2 + workers),
             // Both ends of what zygotes and workers print.
             ("pipe", 2 * (1 + workers)),
         ]);
@@ -65,22 +74,34 @@ fn every_process_has_exactly_the_descriptors_of_its_role() {
             ("memfd:scoreboard", 1),
             ("eventpoll", 1),
             ("listening log.sock", 1),
+            ("memfd:log ledger", 1),
+            ("memfd:log ring", ring * (2 + workers)),
+            // What others wake it by, and what its second thread would.
+            ("eventfd", 2),
             // To the master; from the master, the zygote and the workers.
             ("unix", 1),
-            ("log.sock", 2 + workers),
+            ("log.sock", sent * (2 + workers)),
             ("pipe", 1 + workers),
         ]);
-        let zygote = kinds(&[("null", 1), ("pipe", 2), ("children.lock", 1), ("unix", 1 + 1)]);
+        let zygote = kinds(&[
+            ("null", 1),
+            ("pipe", 2),
+            ("children.lock", 1),
+            ("memfd:log ring", ring),
+            ("eventfd", ring),
+            ("unix", 1 + sent),
+        ]);
         let worker = kinds(&[
             ("null", 1),
             ("pipe", 2),
             ("children.lock", 1),
             ("memfd:scoreboard", 1),
             ("eventpoll", 2),
-            ("eventfd", 1),
+            ("memfd:log ring", ring),
+            ("eventfd", 1 + ring),
             ("listening tcp", 1),
             // To the master, to the log, and for the signals.
-            ("unix", 1 + 1 + 3),
+            ("unix", 1 + sent + 3),
         ]);
         expect(server.pid(), "master", &master);
         expect(server.helper("log"), "helper log", &log);
@@ -115,10 +136,11 @@ fn a_helper_has_its_own_socket_and_nothing_of_the_workers() {
         ("children.lock", 1),
         ("memfd:scoreboard", 1),
         ("eventpoll", 2),
-        ("eventfd", 1),
+        ("memfd:log ring", 1),
+        ("eventfd", 2),
         ("listening counter.sock", 1),
-        // To the master, and a copy of it for notes, to the log, and for the signals.
-        ("unix", 2 + 1 + 3),
+        // To the master, and a copy of it for notes, and for the signals.
+        ("unix", 2 + 3),
         // From the workers.
         ("counter.sock", 2),
     ]);
@@ -128,10 +150,11 @@ fn a_helper_has_its_own_socket_and_nothing_of_the_workers() {
         ("children.lock", 1),
         ("memfd:scoreboard", 1),
         ("eventpoll", 2),
-        ("eventfd", 1),
+        ("memfd:log ring", 1),
+        ("eventfd", 2),
         ("listening tcp", 1),
-        // To the master, to the log, to the helper, and for the signals.
-        ("unix", 1 + 1 + 1 + 3),
+        // To the master, to the helper, and for the signals.
+        ("unix", 1 + 1 + 3),
     ]);
     expect(server.helper("counter"), "helper counter", &helper);
     for pid in server.workers() {
@@ -269,7 +292,7 @@ fn shared_memory_can_be_cut_or_changed_by_nobody_not_even_root() {
         let path = format!("/proc/{}/fd/{}", server.pid(), found.expect("the master has it").number);
         OpenOptions::new().read(true).write(true).open(path).expect("open it anew")
     };
-    for name in ["memfd:scoreboard", "memfd:configuration"] {
+    for name in ["memfd:scoreboard", "memfd:configuration", "memfd:log ring", "memfd:log ledger", "memfd:log target"] {
         let memory = open(name);
         let before = memory.metadata().expect("its metadata");
         assert_eq!(before.mode() & 0o777, 0o600, "{name}");

@@ -196,7 +196,7 @@ fn signals_to_the_whole_group_are_answered_once_by_the_master_and_disturb_nobody
         for (pid, _) in &before {
             server.signal(*pid, signal);
         }
-        server.wait_for_log(&format!(" WARN  forebay] {name}: "));
+        server.wait_for_log(&format!(" forebay] {name}: "));
     }
     for (signal, name) in table {
         // As a terminal does.

@@ -234,11 +234,11 @@ mod tests {
         let receiver = receiver(&path);
         for address in [Address::Unix(path.clone()), Address::Journald(path)] {
             let mut datagrams = Datagrams::new(address);
-            assert!(datagrams.socket().is_none());
+            assert!(datagrams.socket.is_none());
             for number in 0..5 {
                 assert!(is_done(&datagrams.send(number.to_string().as_bytes())));
             }
-            assert!(datagrams.socket().is_some());
+            assert!(datagrams.socket.is_some());
             (0..5).for_each(|number| assert_eq!(received(&receiver), number.to_string()));
         }
     }

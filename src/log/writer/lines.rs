@@ -1,7 +1,7 @@
 //! Where everything goes that was said: the targets, whoever follows, and what is remembered.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -173,7 +173,8 @@ impl Lines {
         if let Some(reason) = &reason
             && self.outlets.iter().all(Outlet::is_troubled)
         {
-            eprintln!("the log cannot be written: {reason}");
+            // Whoever does not read there is told nowhere.
+            let _ = writeln!(io::stderr(), "the log cannot be written: {reason}");
         }
         self.reports.push(LogReport::Trouble { target, reason });
     }

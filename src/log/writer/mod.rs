@@ -68,6 +68,10 @@ const REQUEUE: Duration = Duration::from_millis(1);
 /// that time costs nobody a system call.
 const DOZE: Duration = Duration::from_millis(2);
 
+/// How often the rings are read in one turn, at most: whoever logs without end must not keep the loop from
+/// turning.
+const ROUNDS_MAX: usize = 16;
+
 /// How long the last records are waited for after `Finish`.
 const FINISH: Duration = Duration::from_secs(1);
 
@@ -202,24 +206,30 @@ impl Writer {
         self.captures.read(&mut self.lines);
         self.peers.read(&mut self.lines);
         self.lines.write(&self.side);
-        let mut any = false;
-        while self.rings.read(&mut self.lines) {
-            any = true;
+        let mut rounds = 0;
+        while rounds < ROUNDS_MAX && self.rings.read(&mut self.lines) {
+            rounds += 1;
             self.lines.write(&self.side);
         }
-        self.rest(any);
+        self.rest(rounds);
     }
 
     /// Decides how to wait for what comes next.
-    fn rest(&mut self, was_busy: bool) {
-        if was_busy || self.lines.is_full() {
-            self.rings.doze();
-            self.alertness = Alertness::Dozes;
-            return;
+    fn rest(&mut self, rounds: usize) {
+        if rounds == 0 || self.rings.has_ended() {
+            self.rings.tell_of_losses(&mut self.lines);
+            self.lines.write(&self.side);
         }
-        self.rings.tell_of_losses(&mut self.lines);
-        self.lines.write(&self.side);
-        self.alertness = if self.rings.sleep() { Alertness::Sleeps } else { Alertness::Looks };
+        self.alertness = if rounds == ROUNDS_MAX {
+            Alertness::Looks
+        } else if rounds > 0 || self.lines.is_full() {
+            self.rings.doze();
+            Alertness::Dozes
+        } else if self.rings.sleep() {
+            Alertness::Sleeps
+        } else {
+            Alertness::Looks
+        };
     }
 
     /// How long to wait for an event.
@@ -323,8 +333,9 @@ impl Writer {
             self.lines.switch(target, file);
             self.lines.reports.push(LogReport::Switched { ticket });
         }
-        if let Some((number, name)) = self.recalled.take() {
-            // The dead have said all that they will say: it is there.
+        // The dead have said all that they will say: it is there, and was read if nothing is left.
+        let all_is_read = self.alertness != Alertness::Looks || self.rings.is_empty();
+        if let Some((number, name)) = self.recalled.take_if(|_| all_is_read) {
             self.lines.reports.push(LogReport::Recalled { number, lines: self.lines.memory.recall(&name) });
         }
         let ended = self.rings.ended();

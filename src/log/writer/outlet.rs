@@ -14,13 +14,11 @@ use super::ledger::{Ledger, OfTarget, Place};
 use super::pending::{LINE_LEN_MAX, Pending};
 use super::stream::{Stream, Written};
 use crate::contract::orders::TargetGiven;
+use crate::log::encoding::cut_mark;
 use crate::log::logger::now_us;
 use crate::log::loss;
-use crate::log::record::{ACCESS, Entry, Origin};
+use crate::log::record::{ACCESS, Entry, Fields, Origin};
 use crate::settings::log::{Format, Fsync, Sink, SyslogAddress, Target};
-
-/// A message that makes too long a line is cut to this part of one: escaped letters are six times as long.
-const CUT_LEN: usize = LINE_LEN_MAX / 8;
 
 /// Bytes before a message that goes as a datagram: its length.
 const PREFIX_LEN: usize = size_of::<u32>();
@@ -170,9 +168,12 @@ impl Outlet {
             self.formatter.write(origin, entry, out);
             out.len() - start
         };
-        if put(entry) > LINE_LEN_MAX {
-            let message = &entry.message[..entry.message.floor_char_boundary(CUT_LEN)];
-            put(&Entry { message, fields: Default::default(), ..*entry });
+        let (mut len, mut kept) = (put(entry), entry.message.len());
+        while len > LINE_LEN_MAX {
+            // By as much as the whole is too long, and a little more: not all letters grow alike.
+            kept = entry.message.floor_char_boundary(kept * LINE_LEN_MAX / len * 7 / 8);
+            let message = format!("{}{}", &entry.message[..kept], cut_mark(entry.message.len()));
+            len = put(&Entry { message: &message, fields: Fields::default(), ..*entry });
         }
         if is_datagram {
             let len = (out.len() - start - PREFIX_LEN) as u32;

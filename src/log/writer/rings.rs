@@ -91,6 +91,11 @@ impl Rings {
         }
     }
 
+    /// Whether one of them is of a process that is gone.
+    pub(super) fn has_ended(&self) -> bool {
+        self.sources.values().any(|source| source.has_ended)
+    }
+
     /// Whether nothing is left in any of them.
     pub(super) fn is_empty(&self) -> bool {
         self.sources.values().all(|source| !source.has_more())
@@ -159,7 +164,8 @@ impl Rings {
 
     /// Those of the dead of which all is taken: they are not read again.
     pub(super) fn ended(&mut self) -> Vec<RingEnd> {
-        let is_over = |source: &Source| source.has_ended && !source.has_more();
+        let is_told = |source: &Source| source.consumer.counts().refused == source.told;
+        let is_over = |source: &Source| source.has_ended && !source.has_more() && is_told(source);
         let over: Vec<u64> =
             self.sources.iter().filter(|(_, source)| is_over(source)).map(|(&number, _)| number).collect();
         let end = |number| Some(RingEnd { number, taken: self.sources.remove(&number)?.taken });
@@ -216,10 +222,11 @@ impl Source {
     fn tell(&mut self, refused: [u64; LEVELS], time_us: i64, lines: &mut Lines) -> bool {
         // A hostile process may count backwards.
         let lost: [u64; LEVELS] = std::array::from_fn(|level| refused[level].saturating_sub(self.told[level]));
+        self.is_told |= self.told != refused;
+        self.told = refused;
         if lost == [0; LEVELS] {
-            return false;
+            return self.is_told;
         }
-        (self.told, self.is_told) = (refused, true);
         let fields = loss::fields(lost);
         let fields = Fields::read(&fields).unwrap_or_default();
         lines.add(&self.origin, &Entry { fields, ..loss::entry(&loss::message(lost), time_us) });
