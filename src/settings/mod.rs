@@ -6,6 +6,7 @@ mod account;
 mod address;
 mod example;
 mod file;
+pub(crate) mod filter;
 mod key;
 mod listener;
 pub(crate) mod log;

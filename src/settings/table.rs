@@ -276,7 +276,7 @@ pub(crate) fn sections() -> impl Iterator<Item = &'static str> + Clone {
 /// A filter in RUST_LOG's syntax.
 pub(super) fn filter(given: &Given<'_>) -> Result<String, String> {
     let text = given.text()?;
-    env_filter::Builder::new().try_parse(text).map_err(|error| error.to_string())?;
+    super::filter::check(text)?;
     Ok(text.to_owned())
 }
 
