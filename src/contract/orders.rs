@@ -228,6 +228,8 @@ pub(crate) enum LogOrder {
     Compress { id: u64 },
     /// Tell this client each record that the filter wants. With it: its connection.
     Follow { filter: String },
+    /// Nobody but these users may follow any more.
+    MayFollow { uids: Vec<u32> },
     /// Everyone else is gone: write what is left, exit.
     Finish,
 }

@@ -1,5 +1,6 @@
 //! Where everything goes that was said: the targets, whoever follows, and what is remembered.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -32,6 +33,8 @@ pub(super) struct Lines {
     /// Records that came over sockets, and those that their senders say were lost, by level.
     sent: u64,
     sent_lost: [u64; LEVELS],
+    /// Targets whose files cannot be forced to the disk.
+    unsynced: BTreeSet<u64>,
     /// What the master is to know.
     pub(super) reports: Vec<LogReport>,
 }
@@ -47,6 +50,7 @@ impl Lines {
             outlets: Vec::new(),
             leaving: Vec::new(),
             names,
+            unsynced: BTreeSet::new(),
             reports: Vec::new(),
         }
     }
@@ -164,6 +168,17 @@ impl Lines {
         self.outlets.iter().filter_map(Outlet::sync_due).min()
     }
 
+    /// Its file was forced to the disk, or could not be. Told when it changes: a line of level error that told it
+    /// each time would have it forced to the disk again.
+    pub(super) fn synced(&mut self, target: u64, outcome: Result<(), String>) {
+        let reason = match outcome {
+            Ok(()) if self.unsynced.remove(&target) => None,
+            Err(reason) if self.unsynced.insert(target) => Some(format!("it cannot be forced to the disk: {reason}")),
+            Ok(()) | Err(_) => return,
+        };
+        self.reports.push(LogReport::Trouble { target, reason });
+    }
+
     fn report(&mut self, target: u64, change: Change) {
         let reason = match change {
             Change::Stuck(error) => Some(error.to_string()),
@@ -190,5 +205,21 @@ impl Lines {
     /// Standard error is another one.
     pub(super) fn console_has_moved(&mut self) {
         self.outlets.iter_mut().for_each(|outlet| outlet.console_has_moved(&mut self.ledger));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_takes_nothing_is_told_of_once() {
+        let names = Names { program: "test".to_owned(), host: String::new() };
+        let mut lines = Lines::new(Ledger::create().expect("a ledger"), names);
+        for outcome in [Ok(()), Err("full"), Err("full"), Ok(()), Ok(()), Err("full")] {
+            lines.synced(3, outcome.map_err(str::to_owned));
+        }
+        let told = lines.reports.iter().map(|report| matches!(report, LogReport::Trouble { reason: Some(_), .. }));
+        assert_eq!(told.collect::<Vec<_>>(), [true, false, true]);
     }
 }

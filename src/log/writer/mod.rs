@@ -9,7 +9,7 @@
 mod capture;
 mod datagram;
 mod followers;
-mod format;
+pub(crate) mod format;
 pub(crate) mod ledger;
 mod lines;
 mod memory;
@@ -247,7 +247,7 @@ impl Writer {
         };
         let by_rest = if !self.captures.is_quiet() {
             Duration::ZERO
-        } else if self.end.is_some() || !self.lines.is_empty() {
+        } else if self.end.is_some() || !self.lines.is_empty() || self.lines.followers.are_behind() {
             RETRY
         } else {
             self.lines.sync_due().map_or(self.beat, |due| due.saturating_duration_since(Instant::now()))
@@ -266,11 +266,7 @@ impl Writer {
                 Done::Compressed { id, outcome } => {
                     self.lines.reports.push(LogReport::Compressed { id, error: outcome.err() });
                 }
-                Done::Synced { outcome: Ok(()), .. } => {}
-                Done::Synced { number, outcome: Err(reason) } => {
-                    let reason = Some(format!("it cannot be forced to the disk: {reason}"));
-                    self.lines.reports.push(LogReport::Trouble { target: number, reason });
-                }
+                Done::Synced { number, outcome } => self.lines.synced(number, outcome),
             }
         }
     }
@@ -321,6 +317,7 @@ impl Writer {
                     self.lines.followers.add_one(connection, &filter);
                 }
             }
+            LogOrder::MayFollow { uids } => self.lines.followers.forget_all_but(&uids),
             LogOrder::Finish => self.end_within(FINISH),
         }
         Ok(())

@@ -18,7 +18,7 @@ pub(super) use self::syslog::HEAD_LEN_MAX as SYSLOG_HEAD_LEN_MAX;
 
 /// How records look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Look {
+pub(crate) enum Look {
     /// env_logger's.
     Text { colours: bool },
     /// An object on each line.
@@ -33,13 +33,13 @@ pub(super) enum Look {
 
 /// What a receiver is told of this program.
 #[derive(Clone, Debug)]
-pub(super) struct Names {
-    pub(super) program: String,
-    pub(super) host: String,
+pub(crate) struct Names {
+    pub(crate) program: String,
+    pub(crate) host: String,
 }
 
 /// Gives records their look.
-pub(super) struct Formatter {
+pub(crate) struct Formatter {
     look: Look,
     stamp: Stamp,
     /// What is the same in every record of this look.
@@ -47,7 +47,7 @@ pub(super) struct Formatter {
 }
 
 impl Formatter {
-    pub(super) fn new(look: Look, names: &Names) -> Self {
+    pub(crate) fn new(look: Look, names: &Names) -> Self {
         let constant = match look {
             Look::Text { .. } | Look::Json | Look::Common => Vec::new(),
             Look::Syslog { .. } => syslog::names(names),
@@ -57,7 +57,7 @@ impl Formatter {
     }
 
     /// Appends the record.
-    pub(super) fn write(&mut self, origin: &Origin, entry: &Entry<'_>, out: &mut Vec<u8>) {
+    pub(crate) fn write(&mut self, origin: &Origin, entry: &Entry<'_>, out: &mut Vec<u8>) {
         match self.look {
             Look::Text { colours } => text::write(colours, &mut self.stamp, origin, entry, out),
             Look::Json => json::write(&mut self.stamp, origin, entry, out),
