@@ -84,6 +84,7 @@ fn run(app: App) -> Result<Exit, Error> {
         Command::Restart { helper, timeout } => cli::restart(app.name, &whom, helper, timeout)?,
         Command::Call { helper, json, timeout } => return cli::call(app.name, &whom, &helper, &json, timeout),
         Command::Events { helper, count } => cli::events(app.name, &whom, &helper, count)?,
+        Command::Log(command) => cli::log(app.name, &whom, command)?,
         Command::Stop => cli::stop(app.name, &whom)?,
     }
     Ok(Exit::Done)

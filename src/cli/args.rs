@@ -10,10 +10,19 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use super::Whom;
 use super::flags::Flags;
 use crate::error::Exit;
-use crate::settings::{Overrides, worker_count};
+use crate::settings::{Overrides, filter, worker_count};
 
 /// The longest time that a command may be told to wait, in seconds: a day.
 const WAIT_MAX: f64 = 86_400.0;
+
+/// The shortest time that a level may last, in seconds.
+const LASTING_MIN: f64 = 0.001;
+
+/// How long it lasts where nobody says.
+const LASTING: Duration = Duration::from_secs(60);
+
+/// What stands in the place of a level for the one that is configured.
+const RESET: &str = "reset";
 
 #[derive(Debug, Parser)]
 #[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
@@ -94,6 +103,13 @@ enum Verb {
         #[command(flatten)]
         master: Master,
     },
+    /// Show where the log goes; follow it, have more of it for a while, or its files opened anew
+    Log {
+        #[command(flatten)]
+        of: LogWords,
+        #[command(flatten)]
+        master: Master,
+    },
     /// Stop the running daemon, and return when it is gone
     Stop {
         #[command(flatten)]
@@ -128,6 +144,31 @@ struct Master {
     run_dir: Option<PathBuf>,
 }
 
+#[derive(Args, Debug)]
+struct LogWords {
+    /// Print each record that is logged from now on, until interrupted
+    #[arg(long)]
+    follow: bool,
+    /// With --follow only these; else have all processes log so much for a while, or again as configured: reset
+    #[arg(long, value_name = "LEVEL")]
+    level: Option<String>,
+    /// Only of this target and those below it: LEVEL is one level then, and no filter in RUST_LOG's syntax
+    #[arg(long, value_name = "NAME")]
+    target: Option<String>,
+    /// How long: 60, 60s, 5m, 2h; a day at most [default: 60s]
+    #[arg(long = "for", value_name = "TIME", value_parser = lasting, requires = "level", conflicts_with = "follow")]
+    lasting: Option<Duration>,
+    /// Open the log's files anew, and return when they are written to
+    #[arg(long, conflicts_with_all = ["follow", "level", "target"])]
+    reopen: bool,
+    /// Print a JSON object for each record
+    #[arg(long, requires = "follow")]
+    json: bool,
+    /// End after so many records
+    #[arg(long, value_name = "N", requires = "follow")]
+    count: Option<u64>,
+}
+
 /// How many workers there shall be.
 fn workers(text: &str) -> Result<u16, String> {
     worker_count(text.parse().unwrap_or(-1))
@@ -137,6 +178,17 @@ fn workers(text: &str) -> Result<u16, String> {
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().filter(|seconds| (0.0..=WAIT_MAX).contains(seconds));
     seconds.map(Duration::from_secs_f64).ok_or_else(|| format!("a time is a number of seconds from 0 to {WAIT_MAX}"))
+}
+
+/// How long a level lasts: seconds, or with a unit.
+fn lasting(text: &str) -> Result<Duration, String> {
+    let units = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+    let unit = units.iter().find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, seconds)));
+    let (number, unit) = unit.unwrap_or((text, &1.0));
+    let seconds = number.parse().ok().map(|number: f64| number * unit);
+    let seconds = seconds.filter(|seconds| (LASTING_MIN..=WAIT_MAX).contains(seconds));
+    let wrong = "a time is a number of seconds, or as 60s, 5m or 2h; it is not 0, and a day at most";
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| wrong.to_owned())
 }
 
 /// What one call of the program asks for.
@@ -158,7 +210,18 @@ pub(crate) enum Command {
     Restart { helper: String, timeout: Duration },
     Call { helper: String, json: String, timeout: Duration },
     Events { helper: String, count: Option<u64> },
+    Log(LogCommand),
     Stop,
+}
+
+/// What `log` does.
+#[derive(Debug)]
+pub(crate) enum LogCommand {
+    Show,
+    Follow { filter: String, json: bool, count: Option<u64> },
+    Level { filter: String, lasting: Duration },
+    Reset,
+    Reopen,
 }
 
 /// Reads the command line. `Err`: it was answered (`--help`) or is wrong, and this is the end.
@@ -172,10 +235,14 @@ pub(crate) fn parse(
         .bin_name(name)
         .version(version)
         .about(format!("{name}: an application in forked replicas behind one listening socket"));
-    let command = of_this_name(command, name);
-    let line = command.try_get_matches_from(arguments).and_then(|matches| Line::from_arg_matches(&matches));
+    let mut command = of_this_name(command, name);
+    let line = command.try_get_matches_from_mut(arguments).and_then(|matches| Line::from_arg_matches(&matches));
     match line {
-        Ok(line) => Ok(line.into()),
+        Ok(line) => Invocation::try_from(line).map_err(|why| {
+            // A closed terminal is no reason for another end.
+            let _ = command.error(ErrorKind::ValueValidation, why).print();
+            Exit::Usage
+        }),
         Err(error) => {
             // A closed terminal is no reason for another end.
             let _ = error.print();
@@ -196,8 +263,37 @@ fn of_this_name(command: clap::Command, name: &'static str) -> clap::Command {
     command.mut_args(said).mut_subcommands(|command| of_this_name(command, name))
 }
 
-impl From<Line> for Invocation {
-    fn from(line: Line) -> Self {
+impl LogWords {
+    /// What they ask for, or why they go together badly.
+    fn read(self) -> Result<LogCommand, String> {
+        let Self { follow, level, target, lasting, reopen, json, count } = self;
+        if reopen {
+            return Ok(LogCommand::Reopen);
+        }
+        if level.as_deref() == Some(RESET) && !follow {
+            let alone = target.is_none() && lasting.is_none();
+            return alone.then_some(LogCommand::Reset).ok_or_else(|| format!("--level {RESET} stands alone"));
+        }
+        let filter = match (level, target) {
+            (Some(level), Some(target)) => filter::of_target(&level, &target)?,
+            (None, Some(target)) if follow => filter::of_target("trace", &target)?,
+            (None, Some(_)) => return Err("--target goes with --level or --follow".to_owned()),
+            (Some(level), None) => filter::check_typed(&level).map(|()| level)?,
+            (None, None) if follow => "trace".to_owned(),
+            (None, None) => return Ok(LogCommand::Show),
+        };
+        Ok(if follow {
+            LogCommand::Follow { filter, json, count }
+        } else {
+            LogCommand::Level { filter, lasting: lasting.unwrap_or(LASTING) }
+        })
+    }
+}
+
+impl TryFrom<Line> for Invocation {
+    type Error = String;
+
+    fn try_from(line: Line) -> Result<Self, String> {
         let nobody = |config: Config| Master { config, run_dir: None };
         let (master, command) = match line.command.unwrap_or(Verb::Serve(line.serve)) {
             Verb::Serve(Serve { config, daemon, flags }) => {
@@ -211,9 +307,10 @@ impl From<Line> for Invocation {
             Verb::Restart { helper, timeout, master } => (master, Command::Restart { helper, timeout }),
             Verb::Call { helper, json, timeout, master } => (master, Command::Call { helper, json, timeout }),
             Verb::Events { helper, count, master } => (master, Command::Events { helper, count }),
+            Verb::Log { of, master } => (master, Command::Log(of.read()?)),
             Verb::Stop { master } => (master, Command::Stop),
         };
-        Self { whom: Whom { config: master.config.config, run_dir: master.run_dir }, command }
+        Ok(Self { whom: Whom { config: master.config.config, run_dir: master.run_dir }, command })
     }
 }
 
@@ -247,10 +344,46 @@ mod tests {
             "thermostats check --daemon",
             "thermostats restart",
             "thermostats restart nest --timeout -1",
+            "thermostats log --level debgu",
+            "thermostats log --level debug --target a=b",
+            "thermostats log --level hyper=debug --target hyper",
+            "thermostats log --target hyper",
+            "thermostats log --for 60",
+            "thermostats log --level debug --for 0",
+            "thermostats log --level debug --for 25h",
+            "thermostats log --level debug --for -1s",
+            "thermostats log --level debug --for 60s --follow",
+            "thermostats log --level reset --for 60s",
+            "thermostats log --reopen --follow",
+            "thermostats log --json",
+            "thermostats log --count 3",
         ] {
             assert_eq!(parse_line(line).err(), Some(Exit::Usage), "{line}");
         }
         assert_eq!(parse_line("thermostats --help").err(), Some(Exit::Done));
+    }
+
+    #[test]
+    fn the_words_of_log_say_what_it_does() {
+        let table = [
+            ("", "Show"),
+            ("--reopen", "Reopen"),
+            ("--level reset", "Reset"),
+            ("--level debug", "Level { filter: \"debug\", lasting: 60s }"),
+            ("--level Debug --target hyper --for 5m", "Level { filter: \"hyper=debug\", lasting: 300s }"),
+            ("--level info,hyper=debug --for 250ms", "Level { filter: \"info,hyper=debug\", lasting: 250ms }"),
+            ("--follow", "Follow { filter: \"trace\", json: false, count: None }"),
+            (
+                "--follow --target hyper --json --count 3",
+                "Follow { filter: \"hyper=trace\", json: true, count: Some(3) }",
+            ),
+            ("--follow --level warn", "Follow { filter: \"warn\", json: false, count: None }"),
+        ];
+        for (words, expected) in table {
+            let invocation = parse_line(format!("thermostats log {words}").trim_end()).expect(words);
+            let Command::Log(command) = invocation.command else { panic!("{words}") };
+            assert_eq!(format!("{command:?}"), expected, "{words}");
+        }
     }
 
     #[test]

@@ -92,6 +92,28 @@ impl Client {
         }
     }
 
+    /// Waits for what is notified after the answer. `None`: the connection has ended.
+    pub(super) fn notified<N: DeserializeOwned>(&mut self, notified: &str) -> Result<Option<N>, Error> {
+        self.stream.set_recv_timeout(None).map_err(cannot_wait)?;
+        let mut buffer = [0; 64 * 1024];
+        loop {
+            while let Some(body) = self.decoder.next().map_err(not_ours)? {
+                if let Some(said) = message::notified::<N>(body, notified).map_err(not_ours)? {
+                    return Ok(Some(said));
+                }
+                // Whoever closes the connection may say why.
+                let (_, outcome) = message::outcome::<Nothing, Refusal>(body).map_err(not_ours)?;
+                outcome.map_err(refused)?;
+            }
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return Ok(None),
+                Ok(count) => self.decoder.feed(&buffer[..count]),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return Ok(None),
+            }
+        }
+    }
+
     /// The master's process. `None` where the kernel does not tell: in another pid namespace.
     pub(super) fn master(&self) -> Result<Option<Stranger>, Error> {
         let pid = self.stream.peer_creds().ok().and_then(|peer| peer.pid()).filter(|&pid| pid > 0);

@@ -4,6 +4,7 @@ mod args;
 mod client;
 mod flags;
 mod helper;
+mod log;
 mod table;
 
 use std::io::{self, Write};
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 pub(crate) use self::args::{Command, Invocation, parse};
 use self::client::Client;
 use self::helper::{Call, Line};
+pub(crate) use self::log::log;
 use crate::contract::control::{
     Nothing, PROGRESS, RELOAD, RESTART, Reloaded, Restart, SCALE, SOCKET, STATUS, STOP, Scale, Step,
 };

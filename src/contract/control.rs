@@ -32,6 +32,15 @@ pub(crate) const LOG_FOLLOW: &str = "log_follow";
 /// `log_record`: a record that the log helper has just taken, a [`Followed`].
 pub(crate) const FOLLOWED: &str = "log_record";
 
+/// `log_level`: takes a [`Level`], answers with one that holds the filter now in force.
+pub(crate) const LOG_LEVEL: &str = "log_level";
+/// `log_reopen`: takes nothing, answers with a [`Reopened`] when the log is written to the files as they were
+/// opened anew, or why one was not.
+pub(crate) const LOG_REOPEN: &str = "log_reopen";
+
+/// The longest time that a level may last, in milliseconds: a day.
+pub(crate) const LEVEL_LASTS_MS_MAX: u64 = 86_400_000;
+
 /// The id of a refusal that answers no request: whoever has connected may not ask, or has broken a rule.
 pub(crate) const NO_REQUEST: u32 = 0;
 
@@ -73,6 +82,23 @@ pub(crate) struct Follow {
     /// In RUST_LOG's syntax.
     #[serde(deserialize_with = "text::read")]
     pub(crate) filter: String,
+}
+
+/// What is logged beside what the settings want, and for how long.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Level {
+    /// In RUST_LOG's syntax; empty: what the settings want, and no more.
+    #[serde(deserialize_with = "text::read")]
+    pub(crate) filter: String,
+    /// In milliseconds, 1 to [`LEVEL_LASTS_MS_MAX`]; with an empty filter it does not count.
+    #[serde(default)]
+    pub(crate) for_ms: u64,
+}
+
+/// The files that were opened anew.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Reopened {
+    pub(crate) files: Vec<String>,
 }
 
 /// A record, and who has said it.

@@ -30,6 +30,8 @@ pub(crate) struct Status {
     pub(crate) last_reload: Option<ReloadStatus>,
     pub(crate) workers: Vec<WorkerStatus>,
     pub(crate) helpers: Vec<HelperStatus>,
+    #[serde(default)]
+    pub(crate) log: Option<LogStatus>,
 }
 
 /// One listening socket.
@@ -120,4 +122,65 @@ pub(crate) struct HelperStatus {
     #[serde(default)]
     pub(crate) last_turn_ms: Option<u64>,
     pub(crate) uptime_s: f64,
+}
+
+/// The log, and what has become of it. `produced` is `refused`, `taken` and what is on its way.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct LogStatus {
+    /// `ring` or `socket`. The numbers of records are those of processes that have a ring: over the socket each
+    /// counts for itself, and a line in the log tells what it has dropped.
+    pub(crate) transport: String,
+    /// What is logged as the settings have it, in RUST_LOG's syntax.
+    pub(crate) level: String,
+    /// What is logged beside it for a while.
+    pub(crate) raised: Option<RaisedStatus>,
+    /// Records, of all processes since the daemon started.
+    pub(crate) produced: u64,
+    /// Of these, the ones for which a ring had no room.
+    pub(crate) refused: RefusedStatus,
+    /// The ones that the log helper has.
+    pub(crate) taken: u64,
+    pub(crate) targets: Vec<TargetStatus>,
+}
+
+/// A level that was set by command.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RaisedStatus {
+    pub(crate) filter: String,
+    /// So long it lasts, in seconds.
+    pub(crate) left_s: f64,
+}
+
+/// Refused records, by level.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RefusedStatus {
+    pub(crate) error: u64,
+    pub(crate) warn: u64,
+    pub(crate) info: u64,
+    pub(crate) debug: u64,
+    pub(crate) trace: u64,
+}
+
+impl RefusedStatus {
+    pub(crate) fn total(&self) -> u64 {
+        let all = [self.error, self.warn, self.info, self.debug, self.trace];
+        all.into_iter().fold(0, u64::saturating_add)
+    }
+}
+
+/// Where the log goes.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct TargetStatus {
+    /// A file's path, `syslog /dev/log`.
+    pub(crate) name: String,
+    /// `console`, `file`, `syslog`, `journald`.
+    pub(crate) kind: String,
+    /// It takes the access records.
+    pub(crate) access: bool,
+    /// Records given to it since it is there.
+    pub(crate) written: u64,
+    /// The ones that it did not take in time.
+    pub(crate) lost: u64,
+    /// Why it takes nothing, or is not the file that it should be.
+    pub(crate) trouble: Option<String>,
 }

@@ -412,12 +412,14 @@ mod tests {
 
     use super::*;
     use crate::contract::control::{
-        NO_REQUEST, Nothing, PROGRESS, RELOAD, RESTART, Refusal, Reloaded, Restart, SCALE, STATUS, STOP, Scale, Step,
+        FOLLOWED, Follow, Followed, LOG_FOLLOW, LOG_LEVEL, LOG_REOPEN, Level, NO_REQUEST, Nothing, PROGRESS, RELOAD,
+        RESTART, Refusal, Reloaded, Reopened, Restart, SCALE, STATUS, STOP, Scale, Step,
     };
     use crate::error::Exit;
     use crate::ipc::callee::{Callee, Limits};
     use crate::ipc::caller::Caller;
     use crate::ipc::log_record::LogFields;
+    use crate::log::record::{Entry, Fields, Value as FieldValue, add_field};
 
     /// The protocol's own page: its examples are these tests' vectors.
     const PAGE: &str = include_str!("../../ipc-protocol.md");
@@ -542,7 +544,31 @@ mod tests {
                 written(&|out| log(1, &record, out)),
                 json!([16, 1, {"time_us": 1_700_000_000_000_000_u64, "level": 3, "target": "app", "message": "ready"}]),
             ),
+            (
+                "log_more",
+                written(&|out| log(2, &full_record(), out)),
+                json!([16, 2, {
+                    "time_us": 1_700_000_000_000_000_u64, "level": 4, "target": "app", "module": "app::orders",
+                    "message": "paid", "fields": {"id": 7, "who": "ada"}, "request": "01ab",
+                }]),
+            ),
         ]
+    }
+
+    fn full_record() -> LogRecord {
+        let mut fields = Vec::new();
+        add_field("id", FieldValue::Number("7"), &mut fields);
+        add_field("who", FieldValue::Text("ada"), &mut fields);
+        LogRecord::of(&Entry {
+            time_us: 1_700_000_000_000_000,
+            level: log::Level::Debug,
+            target: "app",
+            module: "app::orders",
+            message: "paid",
+            fields: Fields::read(&fields).expect("encoded"),
+            request: "01ab",
+            sequence: 2,
+        })
     }
 
     fn ours_to_the_master() -> Vec<Example> {
@@ -551,7 +577,7 @@ mod tests {
         let busy = Refusal::new(Exit::Busy, "stopping".to_owned());
         let stranger = Refusal::may_not_ask(1000);
         let reason = &stranger.reason;
-        vec![
+        let mut all = vec![
             ("status", written(&|out| request(4, STATUS, &Nothing {}, out)), json!([0, 4, "status", [{}]])),
             (
                 "scale",
@@ -580,6 +606,9 @@ mod tests {
                 json!([1, 5, null, {"generation": 2, "kept": ["nest 1.0"], "took_ms": 1042, "notes": []}]),
             ),
             ("stop", written(&|out| request(2, STOP, &Nothing {}, out)), json!([0, 2, "stop", [{}]])),
+        ];
+        all.extend(ours_of_the_log());
+        all.extend([
             (
                 "refused",
                 written(&|out| response(2, &Err::<Nothing, _>(&busy), out)),
@@ -589,6 +618,53 @@ mod tests {
                 "not_allowed",
                 written(&|out| response(NO_REQUEST, &Err::<Nothing, _>(&stranger), out)),
                 json!([1, 0, {"exit": 77, "reason": reason}, null]),
+            ),
+        ]);
+        all
+    }
+
+    fn ours_of_the_log() -> Vec<Example> {
+        let follow = Follow { filter: "info,hyper=debug".to_owned() };
+        let followed = Followed {
+            process: "worker 0 generation 1".to_owned(),
+            worker: Some(0),
+            generation: Some(1),
+            pid: 42,
+            sequence: 7,
+            missed: 0,
+            record: record(1_700_000_000_000_000, "app", "ready"),
+        };
+        let level = |filter: &str| Level { filter: filter.to_owned(), for_ms: 60_000 };
+        let reopened = Reopened { files: vec!["/var/log/app.log".to_owned()] };
+        vec![
+            (
+                "log_follow",
+                written(&|out| request(6, LOG_FOLLOW, &follow, out)),
+                json!([0, 6, "log_follow", [{"filter": "info,hyper=debug"}]]),
+            ),
+            (
+                "log_record",
+                written(&|out| notification(FOLLOWED, &followed, out).expect("encodes")),
+                json!([2, "log_record", [{
+                    "process": "worker 0 generation 1", "worker": 0, "generation": 1, "pid": 42, "sequence": 7, "missed": 0,
+                    "record": {"time_us": 1_700_000_000_000_000_u64, "level": 3, "target": "app", "message": "ready"},
+                }]]),
+            ),
+            (
+                "log_level",
+                written(&|out| request(7, LOG_LEVEL, &level("hyper=debug"), out)),
+                json!([0, 7, "log_level", [{"filter": "hyper=debug", "for_ms": 60_000}]]),
+            ),
+            (
+                "log_level_set",
+                written(&|out| response(7, &Ok::<_, Refusal>(level("info,hyper=debug")), out)),
+                json!([1, 7, null, {"filter": "info,hyper=debug", "for_ms": 60_000}]),
+            ),
+            ("log_reopen", written(&|out| request(8, LOG_REOPEN, &Nothing {}, out)), json!([0, 8, "log_reopen", [{}]])),
+            (
+                "log_reopened",
+                written(&|out| response(8, &Ok::<_, Refusal>(&reopened), out)),
+                json!([1, 8, null, {"files": ["/var/log/app.log"]}]),
             ),
         ]
     }
@@ -632,11 +708,13 @@ mod tests {
             let body = &bytes[frame::HEADER_LEN..];
             let (kind, _) = Envelope::open(body).expect(name);
             match (name, kind) {
-                ("status" | "scale" | "restart" | "reload" | "stop", _) => {
+                ("status" | "scale" | "restart" | "reload" | "stop" | "log_follow" | "log_level" | "log_reopen", _) => {
                     let (_, method, arguments) = requested(body).expect(name);
                     let is_understood = match method {
                         SCALE => params::<Scale>(arguments).is_ok_and(|(scale, _)| scale.workers == 3),
                         RESTART => params::<Restart>(arguments).is_ok_and(|(restart, _)| restart.helper == "nest"),
+                        LOG_FOLLOW => params::<Follow>(arguments).is_ok_and(|(follow, _)| follow.filter.len() == 16),
+                        LOG_LEVEL => params::<Level>(arguments).is_ok_and(|(level, _)| level.for_ms == 60_000),
                         _ => params::<Nothing>(arguments).is_ok(),
                     };
                     assert!(method == name && is_understood, "{name}");
@@ -645,6 +723,11 @@ mod tests {
                 ("reloaded", _) => {
                     assert!(matches!(outcome::<Reloaded, Refusal>(body), Ok((5, Ok(Reloaded { took_ms: 1042, .. })))));
                 }
+                ("log_level_set", _) => {
+                    assert!(matches!(outcome::<Level, Refusal>(body), Ok((7, Ok(Level { for_ms: 60_000, .. })))));
+                }
+                ("log_reopened", _) => assert!(matches!(outcome::<Reopened, Refusal>(body), Ok((8, Ok(_))))),
+                ("log_record", _) => assert!(matches!(notified::<Followed>(body, FOLLOWED), Ok(Some(_)))),
                 ("progress", _) => assert!(matches!(notified::<Step>(body, PROGRESS), Ok(Some(_)))),
                 ("refused", _) => {
                     assert!(matches!(outcome::<Nothing, Refusal>(body), Ok((2, Err(Refusal { exit: 75, .. })))));
@@ -653,6 +736,7 @@ mod tests {
                     assert!(matches!(outcome::<Nothing, Refusal>(body), Ok((0, Err(Refusal { exit: 77, .. })))));
                 }
                 ("log", _) => assert!(matches!(to_log(body, true), Ok(ToLog::Record(1, _)))),
+                ("log_more", _) => assert_eq!(to_log(body, true), Ok(ToLog::Record(2, full_record()))),
                 ("hello_short", _) => {
                     assert!(matches!(to_log(body, false), Ok(ToLog::Hello(Hello { frame_len_max: 65_536, .. }))));
                 }

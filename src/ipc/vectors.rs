@@ -14,7 +14,7 @@ use super::course::Course;
 use super::envelope::{self, Envelope};
 use super::frame::{self, Decoder, FrameError};
 use super::message::{self, Code, Failure, ToLog};
-use crate::contract::control::{CONTROL_LEN_MAX, PROGRESS, Refusal, Step};
+use crate::contract::control::{CONTROL_LEN_MAX, FOLLOWED, Followed, PROGRESS, Refusal, Step};
 
 const FRAMES: (&str, &str) = ("frames.json", include_str!("../../tests/vectors/frames.json"));
 const TO_HELPER: (&str, &str) = ("to_helper.json", include_str!("../../tests/vectors/to_helper.json"));
@@ -339,7 +339,9 @@ fn the_command_line_takes_each_vector_as_it_should() {
         let (kind, _) = Envelope::open(body).expect("a message");
         if kind == message::NOTIFICATION {
             let step = message::notified::<Step>(body, PROGRESS).expect("a notification");
-            reading.messages.push(step.map_or(json!([]), |step| json!([2, PROGRESS, [step]])));
+            let followed = || message::notified::<Followed>(body, FOLLOWED).expect("a notification");
+            let followed = || followed().map_or(json!([]), |followed| json!([2, FOLLOWED, [followed]]));
+            reading.messages.push(step.map_or_else(followed, |step| json!([2, PROGRESS, [step]])));
         } else {
             let (id, outcome) = message::outcome::<Meant, Refusal>(body).expect("a response");
             reading.messages.push(match outcome {

@@ -126,7 +126,7 @@ impl Master {
         // Before the order: what was said until now is for the terminal.
         logger::flush();
         let shown = detach().and_then(|console| {
-            if let Some(log) = self.log_helper {
+            if let Some(log) = self.log.helper {
                 self.children.tell(log, &LogOrder::Console, &[console.as_fd()])?;
             }
             self.console = Some(console);
@@ -197,7 +197,7 @@ impl Master {
                 let ring = self.ring_for(birth, role, generation);
                 let Release { settings, listeners, .. } = self.release(generation)?;
                 let listeners = self.listeners.descriptors(listeners);
-                self.begin_forked(birth, role, (record, ring), settings, &settings.log_level, listeners)
+                self.begin_forked(birth, role, (record, ring), settings, listeners)
             }
             (role @ Role::Helper(name, generation), record) => {
                 self.make_output(role)?;
@@ -208,10 +208,8 @@ impl Master {
                     self.ring_for(birth, role, generation)
                 };
                 let settings = &self.release(generation)?.settings;
-                // One that was ordered before a commit, and is kept, logs what is wanted now.
-                let Settings { log_level, .. } = if generation < self.serving { &self.settings } else { settings };
                 let socket = self.offers.socket(name).into_iter();
-                self.begin_forked(birth, role, (record, ring), settings, log_level, socket)
+                self.begin_forked(birth, role, (record, ring), settings, socket)
             }
         }
     }
@@ -241,7 +239,6 @@ impl Master {
         role: Role,
         (record, ring): (Option<u32>, Option<u64>),
         settings: &Settings,
-        filter: &str,
         listeners: impl Iterator<Item = BorrowedFd<'a>>,
     ) -> io::Result<()> {
         let begin = Begin {
@@ -249,7 +246,7 @@ impl Master {
             record: record.unwrap_or_default(),
             drain_ms: ms(settings.timeouts.drain),
             hang_ms: ms(settings.timeouts.hang),
-            filter: filter.to_owned(),
+            filter: self.filter_of(role),
             requests_max: requests_max(&settings.worker),
             slow_turn_ms: ms(settings.worker.slow_turn),
             access: settings.access.is_some(),
@@ -274,7 +271,7 @@ impl Master {
 
     /// What goes with an order that gives a ring.
     fn ring_descriptors(&self, number: u64) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.rings.memory(number).into_iter().chain([self.rings.bell()])
+        self.log.rings.memory(number).into_iter().chain([self.log.rings.bell()])
     }
 
     /// What a stop leaves for open connections, in milliseconds: then there is time for last acts.

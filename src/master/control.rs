@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,10 @@ const PEERS_MAX: usize = 64;
 /// most so many: clearly fewer than there are places, so that there is always one for who asks next.
 pub(super) const WAITING_MAX: usize = 24;
 
-const _: () = assert!(2 * WAITING_MAX < PEERS_MAX);
+/// Of those that wait for the log's files.
+pub(super) const REOPENINGS_MAX: usize = 8;
+
+const _: () = assert!(2 * WAITING_MAX + REOPENINGS_MAX < PEERS_MAX);
 
 /// Connections taken in one turn.
 const ACCEPTS_MAX: usize = 64;
@@ -305,6 +309,21 @@ impl ControlServer {
                 self.close(Token(number));
             }
         }
+    }
+
+    /// Gives a connection away after a last answer: it is nobody's here any more. `None`: it waits for another
+    /// answer, or does not read.
+    pub(super) fn give_away(&mut self, token: Token, last: &[u8], registry: &Registry) -> Option<OwnedFd> {
+        if self.peers.get(&token.0)?.is_patient() {
+            return None;
+        }
+        let mut peer = self.peers.remove(&token.0)?;
+        self.spare.refill();
+        peer.unsent.extend_from_slice(last);
+        // Its descriptor may live on elsewhere, and epoll(7) would go on to tell of it.
+        registry.deregister(&mut peer.stream).ok()?;
+        let is_written = peer.write().is_ok() && peer.unsent.is_empty();
+        is_written.then(|| peer.stream.into())
     }
 
     /// Closes a connection that asks no more and has all its answers.

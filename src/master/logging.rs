@@ -1,5 +1,6 @@
 //! The log helper's births, what it is given and what it says, and the log's files.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -7,13 +8,18 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::Master;
 use super::children::{Output, plain};
+use super::log_control::Reopening;
+use super::log_level::Raised;
+use super::rings::Rings;
+use super::run_dir::RunDir;
 use super::supervisor::Event;
-use super::targets::LOOK_EVERY;
+use super::targets::{LOOK_EVERY, Targets};
 use crate::contract::ids::{Birth, Role};
 use crate::contract::lock;
 use crate::contract::orders::{LogOrder, LogReport, RINGS_AT_ONCE};
-use crate::error::Chain;
+use crate::error::{Chain, Context, Error};
 use crate::log::{logger, writer};
+use crate::settings::Settings;
 use crate::settings::log::Transport;
 use crate::sys::{descriptors, privileges, process, signals, title};
 
@@ -22,6 +28,64 @@ const ORPHANED_GRACE: Duration = Duration::from_secs(5);
 
 /// The longest reason that is shown, in characters.
 const REASON_LEN_MAX: usize = 200;
+
+/// All that the master holds of the log.
+pub(super) struct Log {
+    /// The log helper that was given all that it needs.
+    pub(super) helper: Option<Birth>,
+    pub(super) rings: Rings,
+    pub(super) targets: Targets,
+    /// What is logged beside what the settings want, for a while.
+    pub(super) raised: Option<Raised>,
+    /// Files that the log helper was told of and does not write to yet.
+    pub(super) switches: Vec<u64>,
+    last_ticket: u64,
+    /// Who waits for some of them.
+    pub(super) reopenings: Vec<Reopening>,
+    /// Targets that take nothing, with the reason.
+    pub(super) troubles: BTreeMap<u64, String>,
+    /// Files that could not be opened anew, with the reason.
+    pub(super) unopened: BTreeMap<u64, String>,
+}
+
+impl Log {
+    /// Makes the memory of the log, and the master's own way to the log helper.
+    pub(super) fn open(settings: &Settings, run_dir: &RunDir, targets: Targets) -> Result<Self, Error> {
+        let cannot = || "cannot make the log's memory".to_owned();
+        let mut rings = Rings::new().or_refused(cannot)?;
+        match settings.log_transport {
+            Transport::Ring => {
+                let (ring, bell) = rings.make_own(settings.log_ring).or_refused(cannot)?;
+                logger::to_ring(&settings.log_level, ring, bell);
+            }
+            Transport::Socket => {
+                logger::to_helper(&settings.log_level, &run_dir.log_socket_path(), String::new());
+                logger::batch_on_this_thread();
+            }
+        }
+        Ok(Self {
+            helper: None,
+            rings,
+            targets,
+            raised: None,
+            switches: Vec::new(),
+            last_ticket: 0,
+            reopenings: Vec::new(),
+            troubles: BTreeMap::new(),
+            unopened: BTreeMap::new(),
+        })
+    }
+
+    /// When there is something to be done, if nothing happens before.
+    pub(super) fn due(&self) -> Option<Instant> {
+        [self.targets.due(), self.raised.as_ref().map(Raised::until)].into_iter().flatten().min()
+    }
+
+    /// What a target is called.
+    pub(super) fn name(&self, number: u64) -> String {
+        self.targets.get(number).map(|held| held.name()).unwrap_or_default()
+    }
+}
 
 impl Master {
     pub(super) fn fork_log(&mut self, birth: Birth) -> io::Result<()> {
@@ -45,7 +109,7 @@ impl Master {
             title::set(&format!("{}: {}", self.identity.name, Role::Log));
             let listener = self.log_listener.try_clone()?;
             let (ledger, bell) =
-                (self.rings.ledger().fd().try_clone_to_owned()?, self.rings.bell().try_clone_to_owned()?);
+                (self.log.rings.ledger().fd().try_clone_to_owned()?, self.log.rings.bell().try_clone_to_owned()?);
             let kept = [
                 control.as_fd(),
                 listener.as_fd(),
@@ -88,15 +152,20 @@ impl Master {
 
     /// Gives a new log helper all that the last one had: it goes on where that stopped.
     pub(super) fn begin_log(&mut self, log: Birth) -> io::Result<()> {
-        self.log_helper = Some(log);
-        self.targets.files.helper_is_gone();
-        self.switches.clear();
+        self.log.helper = Some(log);
+        self.log.targets.files.helper_is_gone();
+        self.log.switches.clear();
+        // What still is trouble for the new one it says itself.
+        self.log.troubles.clear();
         self.tell_the_targets(log)?;
-        for rings in self.rings.all().chunks(RINGS_AT_ONCE) {
-            let memory: Vec<BorrowedFd<'_>> = rings.iter().filter_map(|ring| self.rings.memory(ring.number)).collect();
+        // Nobody writes to the old files any more, and it has never had them.
+        self.conclude_the_reopenings();
+        for rings in self.log.rings.all().chunks(RINGS_AT_ONCE) {
+            let memory: Vec<BorrowedFd<'_>> =
+                rings.iter().filter_map(|ring| self.log.rings.memory(ring.number)).collect();
             self.children.tell(log, &LogOrder::Rings { rings: rings.to_vec() }, &memory)?;
         }
-        for number in self.rings.ended() {
+        for number in self.log.rings.ended() {
             self.children.tell(log, &LogOrder::RingEnds { number }, &[])?;
         }
         let outputs: Vec<(&Role, &Output)> = self.outputs.iter().collect();
@@ -110,15 +179,15 @@ impl Master {
     }
 
     fn tell_the_targets(&self, log: Birth) -> io::Result<()> {
-        let targets = self.targets.iter().map(|held| held.given.clone()).collect();
-        let descriptors = self.targets.descriptors()?;
+        let targets = self.log.targets.iter().map(|held| held.given.clone()).collect();
+        let descriptors = self.log.targets.descriptors()?;
         let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
         self.children.tell(log, &LogOrder::Targets { targets }, &borrowed)
     }
 
     /// The targets of the settings that are in force now.
     pub(super) fn retarget(&self) {
-        if let Some(log) = self.log_helper
+        if let Some(log) = self.log.helper
             && let Err(error) = self.tell_the_targets(log)
         {
             log::error!(target: "forebay", "cannot tell the log helper its targets: {error}");
@@ -130,7 +199,7 @@ impl Master {
         if !self.outputs.contains_key(&post) {
             let output = Output::new(self.service)?;
             // One that has not begun is shown all of them then: a stream read twice is torn to pieces.
-            if let Some(log) = self.log_helper {
+            if let Some(log) = self.log.helper {
                 let order = LogOrder::Capture { names: vec![post.to_string()] };
                 self.children.tell(log, &order, &[output.reader.as_fd()])?;
             }
@@ -142,7 +211,7 @@ impl Master {
     /// Gives up outputs of which the generation is gone. The log helper reads its end until all is read:
     /// while there is none, they stay.
     pub(super) fn forget_outputs(&mut self) {
-        if self.log_helper.is_some_and(|log| self.children.pid(log).is_some()) {
+        if self.log.helper.is_some_and(|log| self.children.pid(log).is_some()) {
             let is_of_use = |post: &Role| post.generation().is_none_or(|of| self.releases.contains_key(&of));
             self.outputs.retain(|post, _| is_of_use(post));
         }
@@ -155,8 +224,8 @@ impl Master {
         if transport == Transport::Socket {
             return None;
         }
-        let made = self.rings.make_for(birth, role, pid, len).and_then(|given| {
-            if let (Some(log), Some(memory)) = (self.log_helper, self.rings.memory(given.number)) {
+        let made = self.log.rings.make_for(birth, role, pid, len).and_then(|given| {
+            if let (Some(log), Some(memory)) = (self.log.helper, self.log.rings.memory(given.number)) {
                 self.children.tell(log, &LogOrder::Rings { rings: vec![given] }, &[memory])?;
             }
             Ok(given.number)
@@ -169,8 +238,8 @@ impl Master {
 
     /// This process is gone: what it has logged is taken, and its ring with it.
     pub(super) fn end_ring(&mut self, birth: Birth, is_killed: bool) {
-        let Some(number) = self.rings.end(birth, is_killed) else { return };
-        if let Some(log) = self.log_helper {
+        let Some(number) = self.log.rings.end(birth, is_killed) else { return };
+        if let Some(log) = self.log.helper {
             // Whoever takes its place is told too.
             let _ = self.children.tell(log, &LogOrder::RingEnds { number }, &[]);
         }
@@ -182,7 +251,7 @@ impl Master {
             LogReport::Ready => return Event::Ready(log),
             LogReport::Recalled { number, lines } => self.recalled(number, &lines),
             LogReport::RingEnded(end) => {
-                if let Some(odd) = self.rings.taken(end) {
+                if let Some(odd) = self.log.rings.taken(end) {
                     log::error!(target: "forebay", "{odd}");
                 }
             }
@@ -191,7 +260,7 @@ impl Master {
                 if let Some(reason) = &error {
                     log::error!(target: "forebay", "cannot compress a rotated file of the log: {}", plain(reason, REASON_LEN_MAX));
                 }
-                self.targets.files.compressed(id, error.map_or(Ok(()), Err));
+                self.log.targets.files.compressed(id, error.map_or(Ok(()), Err));
                 self.compress_what_waits();
             }
             LogReport::Trouble { target, reason } => self.target_is_in_trouble(target, reason),
@@ -200,7 +269,7 @@ impl Master {
     }
 
     fn target_is_in_trouble(&mut self, target: u64, reason: Option<String>) {
-        let Some(held) = self.targets.get(target) else { return };
+        let Some(held) = self.log.targets.get(target) else { return };
         let name = held.name();
         match &reason {
             Some(reason) => {
@@ -209,64 +278,77 @@ impl Master {
             }
             None => log::warn!(target: "forebay", "the log is written to {name} again"),
         }
-        self.troubles.retain(|(of, _)| *of != target);
-        self.troubles.extend(reason.map(|reason| (target, reason)));
-    }
-
-    /// Opens all files of the log anew. Where that fails, the old file stays.
-    pub(super) fn reopen_logs(&mut self) {
-        let files = self.targets.file_numbers();
-        let which = if files.is_empty() { "it has none" } else { "they are opened anew" };
-        log::info!(target: "forebay", "SIGUSR1: the log's files: {which}");
-        files.into_iter().for_each(|number| self.reopen_log(number));
-    }
-
-    fn reopen_log(&mut self, number: u64) {
-        match self.targets.files.reopen(number) {
-            Ok(file) => {
-                if self.unopened.remove(&number) {
-                    log::warn!(target: "forebay", "the log's file {} is open again", self.target_name(number));
-                }
-                self.switch(number, file.as_fd());
-            }
-            // Once for each trouble: it is tried again every second.
-            Err(error) if self.unopened.insert(number) => {
-                let name = self.target_name(number);
-                log::error!(target: "forebay", "cannot reopen the log's file {name}, the old one stays in use: {}", Chain(&error));
-            }
-            Err(_) => {}
+        match reason {
+            Some(reason) => drop(self.log.troubles.insert(target, plain(&reason, REASON_LEN_MAX))),
+            None => drop(self.log.troubles.remove(&target)),
         }
     }
 
-    fn target_name(&self, number: u64) -> String {
-        self.targets.get(number).map(|held| held.name()).unwrap_or_default()
+    /// Opens all files of the log anew; where that fails, the old file stays. Returns the tickets of those that
+    /// the log helper is to switch to, and why others were not opened.
+    pub(super) fn reopen_logs(&mut self) -> (Vec<u64>, Vec<String>) {
+        let (mut tickets, mut reasons) = (Vec::new(), Vec::new());
+        for number in self.log.targets.file_numbers() {
+            match self.reopen_log(number) {
+                Ok(ticket) => tickets.extend(ticket),
+                Err(reason) => reasons.push(reason),
+            }
+        }
+        (tickets, reasons)
     }
 
-    /// The log helper writes to this file from now on, and says when it does.
-    fn switch(&mut self, target: u64, file: BorrowedFd<'_>) {
-        let Some(log) = self.log_helper else { return };
-        self.last_ticket += 1;
-        let ticket = self.last_ticket;
+    fn reopen_log(&mut self, number: u64) -> Result<Option<u64>, String> {
+        match self.log.targets.files.reopen(number) {
+            Ok(file) => {
+                if self.log.unopened.remove(&number).is_some() {
+                    log::warn!(target: "forebay", "the log's file {} is open again", self.log.name(number));
+                }
+                Ok(self.switch(number, file.as_fd()))
+            }
+            Err(error) => {
+                let (name, why) = (self.log.name(number), Chain(&error).to_string());
+                let reason = format!("cannot reopen the log's file {name}, the old one stays in use: {why}");
+                // Once for each trouble: it is tried again every second.
+                if self.log.unopened.insert(number, why).is_none() {
+                    log::error!(target: "forebay", "{reason}");
+                }
+                Err(reason)
+            }
+        }
+    }
+
+    /// The log helper writes to this file from now on, and says with the ticket when it does.
+    fn switch(&mut self, target: u64, file: BorrowedFd<'_>) -> Option<u64> {
+        let log = self.log.helper?;
+        self.log.last_ticket += 1;
+        let ticket = self.log.last_ticket;
         match self.children.tell(log, &LogOrder::Switch { target, ticket }, &[file]) {
-            Ok(()) => self.switches.push(ticket),
-            Err(error) => log::error!(target: "forebay", "cannot tell the log helper its file: {error}"),
+            Ok(()) => {
+                self.log.switches.push(ticket);
+                Some(ticket)
+            }
+            Err(error) => {
+                log::error!(target: "forebay", "cannot tell the log helper its file: {error}");
+                None
+            }
         }
     }
 
     fn switched(&mut self, ticket: u64) {
-        self.switches.retain(|waiting| *waiting != ticket);
+        self.log.switches.retain(|waiting| *waiting != ticket);
+        self.conclude_the_reopenings();
         self.compress_what_waits();
     }
 
     /// Nothing that the log helper still writes to is compressed.
     fn compress_what_waits(&mut self) {
-        let Some(log) = self.log_helper.filter(|_| self.switches.is_empty()) else { return };
-        for number in self.targets.file_numbers() {
-            if let Some(compression) = self.targets.files.compression(number) {
+        let Some(log) = self.log.helper.filter(|_| self.log.switches.is_empty()) else { return };
+        for number in self.log.targets.file_numbers() {
+            if let Some(compression) = self.log.targets.files.compression(number) {
                 let order = LogOrder::Compress { id: compression.id };
                 let told = self.children.tell(log, &order, &[compression.from.as_fd(), compression.to.as_fd()]);
                 if let Err(error) = told {
-                    self.targets.files.compressed(compression.id, Err(error.to_string()));
+                    self.log.targets.files.compressed(compression.id, Err(error.to_string()));
                 }
             }
         }
@@ -274,20 +356,21 @@ impl Master {
 
     /// Whether the log's files are where they were, and small and young enough.
     pub(super) fn look_at_the_logs(&mut self, now: Instant) {
-        if self.targets.file_numbers().is_empty() {
-            self.targets.looked = None;
+        if self.log.targets.file_numbers().is_empty() {
+            self.log.targets.looked = None;
             return;
         }
-        if self.targets.looked.is_some_and(|looked| now < looked + LOOK_EVERY) {
+        if self.log.targets.looked.is_some_and(|looked| now < looked + LOOK_EVERY) {
             return;
         }
-        self.targets.looked = Some(now);
-        for number in self.targets.files.moved() {
-            self.reopen_log(number);
+        self.log.targets.looked = Some(now);
+        for number in self.log.targets.files.moved() {
+            // What it says was said in the log.
+            let _ = self.reopen_log(number);
         }
         let wall = SystemTime::now();
-        for number in self.targets.files.due(wall) {
-            match self.targets.files.rotate(number, wall) {
+        for number in self.log.targets.files.due(wall) {
+            match self.log.targets.files.rotate(number, wall) {
                 Ok(rotated) => {
                     if let Some(place) = &rotated.moved_to {
                         log::info!(target: "forebay", "the log's file was rotated: it is {} now", place.display());
@@ -295,7 +378,7 @@ impl Master {
                     self.switch(number, rotated.descriptor.as_fd());
                 }
                 Err(error) => {
-                    let name = self.target_name(number);
+                    let name = self.log.name(number);
                     log::error!(target: "forebay", "cannot rotate the log's file {name}: {}", Chain(&error));
                 }
             }
@@ -304,7 +387,7 @@ impl Master {
 
     /// What the log itself is, in figures, at the end.
     pub(super) fn check_the_log(&self) -> Option<String> {
-        let missing = self.rings.own_missing();
+        let missing = self.log.rings.own_missing();
         (missing != 0).then(|| format!("{missing} of the master's own records are not in the log"))
     }
 }

@@ -9,7 +9,9 @@ mod children;
 mod control;
 mod file_identity;
 mod listeners;
+mod log_control;
 mod log_files;
+mod log_level;
 mod logging;
 mod notify;
 mod offers;
@@ -33,7 +35,7 @@ mod survivors;
 mod targets;
 mod verdict;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
@@ -50,6 +52,7 @@ pub(crate) use self::check::check;
 use self::children::{Children, Output, birth_of};
 use self::control::ControlServer;
 use self::listeners::{LOCK_WAIT, Listeners};
+use self::logging::Log;
 use self::notify::Notifier;
 use self::offers::{Offers, Refusal};
 use self::oom::OomKiller;
@@ -57,7 +60,6 @@ use self::pid_file::PidFile;
 use self::probe::Probes;
 pub(crate) use self::program::path as program_path;
 use self::release::{Held, Release};
-use self::rings::Rings;
 use self::rollout::Rollout;
 use self::run_dir::RunDir;
 use self::signals::Wish;
@@ -70,7 +72,6 @@ use crate::contract::scoreboard::Scoreboard;
 use crate::error::{Context, Error, Exit};
 use crate::ipc::frame;
 use crate::log::logger;
-use crate::settings::log::Transport;
 use crate::settings::{Overrides, Service, Settings, default_run_dir};
 
 const SIGNALS: Token = Token(0);
@@ -159,40 +160,13 @@ struct Master {
     probes: Probes,
     /// By the post whose occupants print there.
     outputs: BTreeMap<Role, Output>,
-    /// The log helper that was given all that it needs.
-    log_helper: Option<Birth>,
-    rings: Rings,
-    targets: Targets,
-    /// Files that the log helper was told of and does not write to yet.
-    switches: Vec<u64>,
-    last_ticket: u64,
-    /// Targets that take nothing, with the reason.
-    troubles: Vec<(u64, String)>,
-    /// Files of the log that could not be opened anew.
-    unopened: BTreeSet<u64>,
+    log: Log,
     supervisor: Supervisor,
     oom: OomKiller,
     /// When memory was looked at last.
     weighed: Instant,
     started: Instant,
     outcome: Option<Outcome>,
-}
-
-/// Makes the master's own way to the log helper.
-fn log_through(settings: &Settings, run_dir: &RunDir) -> Result<Rings, Error> {
-    let cannot = || "cannot make the log's memory".to_owned();
-    let mut rings = Rings::new().or_refused(cannot)?;
-    match settings.log_transport {
-        Transport::Ring => {
-            let (ring, bell) = rings.make_own(settings.log_ring).or_refused(cannot)?;
-            logger::to_ring(&settings.log_level, ring, bell);
-        }
-        Transport::Socket => {
-            logger::to_helper(&settings.log_level, &run_dir.log_socket_path(), String::new());
-            logger::batch_on_this_thread();
-        }
-    }
-    Ok(rings)
 }
 
 impl Master {
@@ -222,7 +196,7 @@ impl Master {
         let poll = Poll::new().or_refused(|| "cannot make an epoll instance".to_owned())?;
         let control = ControlServer::new(control_listener, settings.control_uids.clone(), poll.registry(), CONTROL)
             .or_refused(|| "cannot serve the control socket".to_owned())?;
-        let rings = log_through(&settings, &run_dir)?;
+        let log = Log::open(&settings, &run_dir, targets)?;
         let signals = signals::handle(poll.registry(), SIGNALS).or_refused(|| "cannot handle signals".to_owned())?;
         let notifier = Notifier::new().or_refused(|| "cannot tell the service manager".to_owned())?;
         let started = Instant::now();
@@ -257,13 +231,7 @@ impl Master {
             children: Children::default(),
             probes: Probes::default(),
             outputs: BTreeMap::new(),
-            log_helper: None,
-            rings,
-            targets,
-            switches: Vec::new(),
-            last_ticket: 0,
-            troubles: Vec::new(),
-            unopened: BTreeSet::new(),
+            log,
             oom: OomKiller::watch(started),
             weighed: started,
             started,
@@ -305,7 +273,7 @@ impl Master {
             self.listeners.due(),
             self.probes.due(),
             self.rollout.awaited.as_ref().map(Awaited::until),
-            self.targets.due(),
+            self.log.due(),
             unsent,
         ];
         // Rounded up: epoll counts in milliseconds, and a turn too early is a turn for nothing.
@@ -346,6 +314,7 @@ impl Master {
         self.feel_the_pulses();
         self.look_at_memory(now);
         self.look_at_the_logs(now);
+        self.lower_the_level(now);
         self.step(Event::Tick);
         if self.rollout.is_unwritten {
             self.write_reloads();
@@ -399,7 +368,11 @@ impl Master {
             Wish::Quit => self.step(Event::Quit),
             Wish::OneMore => self.step(Event::Scale((workers + 1).min(WORKERS_MAX))),
             Wish::OneFewer => self.step(Event::Scale(workers.saturating_sub(1).max(1))),
-            Wish::Reopen => self.reopen_logs(),
+            Wish::Reopen => {
+                log::info!(target: "forebay", "SIGUSR1: the log's files are opened anew");
+                // What could not be opened is said in the log.
+                let _ = self.reopen_logs();
+            }
             Wish::NotServed(what) => log::warn!(target: "forebay", "{what} is not part of this release"),
         }
     }

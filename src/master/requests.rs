@@ -9,7 +9,9 @@ use serde::de::DeserializeOwned;
 use super::Master;
 use super::control::WAITING_MAX;
 use super::supervisor::Event;
-use crate::contract::control::{Nothing, RELOAD, RESTART, Refusal, Restart, SCALE, STATUS, STOP, Scale};
+use crate::contract::control::{
+    LOG_FOLLOW, LOG_LEVEL, LOG_REOPEN, Nothing, RELOAD, RESTART, Refusal, Restart, SCALE, STATUS, STOP, Scale,
+};
 use crate::contract::ids::{HelperName, WORKERS_MAX};
 use crate::error::Exit;
 use crate::ipc::frame::FrameError;
@@ -34,6 +36,15 @@ impl Master {
             SCALE => response(id, argument(params).and_then(|scale| self.scale(scale))),
             RESTART => response(id, argument(params).and_then(|restart| self.restart(&restart))),
             RELOAD => match argument(params).and_then(|Nothing {}| self.reload(token, id)) {
+                Ok(()) => return Ok(()),
+                Err(refusal) => response(id, Err::<Nothing, _>(refusal)),
+            },
+            LOG_LEVEL => response(id, argument(params).and_then(|level| self.set_level(level))),
+            LOG_REOPEN => match argument(params).and_then(|Nothing {}| self.reopen(token, id)) {
+                Ok(()) => return Ok(()),
+                Err(refusal) => response(id, Err::<Nothing, _>(refusal)),
+            },
+            LOG_FOLLOW => match argument(params).and_then(|follow| self.pass_on(token, id, &follow)) {
                 Ok(()) => return Ok(()),
                 Err(refusal) => response(id, Err::<Nothing, _>(refusal)),
             },
@@ -115,7 +126,7 @@ impl Master {
     }
 }
 
-fn response<R: Serialize>(id: u32, outcome: Result<R, Refusal>) -> Vec<u8> {
+pub(super) fn response<R: Serialize>(id: u32, outcome: Result<R, Refusal>) -> Vec<u8> {
     let mut out = Vec::new();
     message::response(id, &outcome, &mut out);
     out

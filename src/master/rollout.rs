@@ -15,11 +15,9 @@ use super::verdict::{Awaited, Verdict};
 use super::{Master, report};
 use crate::contract::control::Reloaded;
 use crate::contract::ids::{Generation, HelperName, ReloadNumber, Role};
-use crate::contract::orders::ChildOrder;
 use crate::contract::status::ReloadStatus;
 use crate::contract::time::ms;
 use crate::error::Chain;
-use crate::log::logger;
 use crate::settings::{count_of_workers, file_of};
 
 /// Who waits for which run, and how the last one ended.
@@ -113,7 +111,7 @@ impl Master {
             pid_file: self.pid_file.as_ref(),
             run_dir: &self.run_dir,
             listeners: &mut self.listeners,
-            targets: &mut self.targets,
+            targets: &mut self.log.targets,
         };
         serving.follow(program, self.umask, settings, held)
     }
@@ -172,15 +170,16 @@ impl Master {
         std::mem::take(&mut release.pid_file).succeed(&mut self.pid_file);
         let targets = std::mem::take(&mut release.targets);
         self.listeners.keep(&release.listeners, self.service, Instant::now());
-        if self.targets.commit(targets) {
+        if self.log.targets.commit(targets) {
             self.retarget();
         }
         if old.log_level != self.settings.log_level {
-            logger::refilter(&self.settings.log_level);
-            self.refilter(kept);
+            let is_kept = |role: Role| matches!(role, Role::Helper(name, _) if kept.contains(&name));
+            self.refilter(is_kept);
         }
         if old.control_uids != self.settings.control_uids {
             self.control.allow(self.settings.control_uids.clone());
+            self.revoke_followers();
             if let Err(error) = self.run_dir.open_to_all(!self.settings.control_uids.is_empty()) {
                 log::error!(target: "forebay", "{}", Chain(&error));
             }
@@ -192,26 +191,11 @@ impl Master {
         notes
     }
 
-    /// Helpers that stay as they are log what the new settings want.
-    fn refilter(&mut self, kept: &[HelperName]) {
-        let is_kept = |role: Role| matches!(role, Role::Helper(name, _) if kept.contains(&name));
-        let children = self.children.iter();
-        // One that has not begun is told with its first order, which says who it is.
-        let births: Vec<_> =
-            children.filter(|(_, child)| child.has_begun && is_kept(child.role)).map(|(birth, _)| birth).collect();
-        for birth in births {
-            let order = ChildOrder::Filter { filter: self.settings.log_level.clone() };
-            if let Err(error) = self.children.tell(birth, &order, &[]) {
-                log::error!(target: "forebay", "cannot tell a helper the log's level: {error}");
-            }
-        }
-    }
-
     /// Nothing of this generation is needed any more but by processes that are on their way out.
     fn give_up(&mut self, generation: Generation) {
         if let Some(release) = self.releases.get_mut(&generation) {
             release.pid_file = Succession::Same;
-            self.targets.give_up(&std::mem::take(&mut release.targets));
+            self.log.targets.give_up(&std::mem::take(&mut release.targets));
         }
         if let Some(serving) = self.releases.get(&self.serving) {
             self.listeners.keep(&serving.listeners, self.service, Instant::now());

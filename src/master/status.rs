@@ -43,6 +43,7 @@ impl Master {
             last_reload: self.rollout.last.clone(),
             workers,
             helpers,
+            log: Some(self.log_status(now)),
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::log_files::LogFiles;
 use crate::contract::orders::TargetGiven;
 use crate::error::{Context, Error};
-use crate::log::writer::ledger::TARGETS_MAX;
+use crate::log::writer::ledger::{Ledger, OfTarget, Place, TARGETS_MAX};
 use crate::log::writer::pending;
 use crate::settings::log::{Sink, SyslogAddress, Target};
 use crate::settings::{Service, Settings};
@@ -139,6 +139,23 @@ impl Targets {
 }
 
 impl Held {
+    /// How many records were given to it, and how many it did not take in time, by the log helper's word.
+    pub(super) fn counts(&self, ledger: &Ledger) -> (u64, u64) {
+        let TargetGiven { number, slot, .. } = self.given;
+        let count = |word| ledger.read(Place::of_target(slot, word));
+        // Until the log helper has begun with it, the place is that of another one.
+        if count(OfTarget::Number) == number { (count(OfTarget::Written), count(OfTarget::Lost)) } else { (0, 0) }
+    }
+
+    pub(super) fn kind(&self) -> &'static str {
+        match &self.given.target.sink {
+            Sink::Console => "console",
+            Sink::File(_) => "file",
+            Sink::Syslog(_) => "syslog",
+            Sink::Journald(_) => "journald",
+        }
+    }
+
     /// As people know it.
     pub(super) fn name(&self) -> String {
         match &self.given.target.sink {

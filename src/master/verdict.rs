@@ -39,7 +39,7 @@ impl Master {
     pub(super) fn judge(&mut self, verdict: Verdict, culprit: Option<Role>) {
         // One after the other: the next run can be over before the log helper has answered.
         self.conclude_the_awaited(&[]);
-        let log = self.log_helper.filter(|&log| self.children.pid(log).is_some());
+        let log = self.log.helper.filter(|&log| self.children.pid(log).is_some());
         let asked = culprit.zip(log).is_some_and(|(culprit, log)| {
             let order = LogOrder::Recall { number: verdict.number.0, name: culprit.to_string() };
             self.children.tell(log, &order, &[]).is_ok()

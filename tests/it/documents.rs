@@ -39,7 +39,8 @@ fn the_commands_are_those_of_the_help() {
 #[test]
 fn the_flags_are_those_of_the_help() {
     let mut listed = BTreeSet::new();
-    for command in ["serve", "check", "config", "status", "scale", "reload", "restart", "call", "events", "stop"] {
+    for command in ["serve", "check", "config", "status", "scale", "reload", "restart", "call", "events", "log", "stop"]
+    {
         let help = help(&[command]);
         // What follows has a row for each key, which is documented as one.
         let own = help.split_once("Settings:").map_or(help.as_str(), |(own, _)| own);

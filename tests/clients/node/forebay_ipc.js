@@ -120,7 +120,10 @@ const SHAPES = {
   [KINDS.RESYNC]: [u32, u64],
   [KINDS.UNSUBSCRIBE]: [u32],
   [KINDS.END]: [u32, error],
-  [KINDS.LOG]: [u64, map({ time_us: i64, level: u32, target: string, message: string })],
+  [KINDS.LOG]: [u64, map(
+    { time_us: i64, level: u32, target: string, message: string },
+    { module: string, fields: map({}), request: string },
+  )],
 };
 // A response of the master: its errors are other ones.
 const refusal = map({ exit: u32, reason: string }, { last_lines: array });

@@ -139,7 +139,13 @@ SHAPES = {
     RESYNC: (u32, u64),
     UNSUBSCRIBE: (u32,),
     END: (u32, ERROR),
-    LOG: (u64, Map({"time_us": i64, "level": u32, "target": string, "message": string})),
+    LOG: (
+        u64,
+        Map(
+            {"time_us": i64, "level": u32, "target": string, "message": string},
+            {"module": string, "fields": Map(), "request": string},
+        ),
+    ),
 }
 # A response of the master: its errors are other ones.
 REFUSAL = Map({"exit": u32, "reason": string}, {"last_lines": array})
