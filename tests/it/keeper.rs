@@ -162,6 +162,7 @@ impl Helper for Keeper {
 
 impl Keeper {
     async fn answer(&self, method: &str, number: u64, ms: u64) -> u64 {
+        whisper(&format!("{method} {number}"));
         write(&self.journal, &format!("{method} {number}"));
         tokio::time::sleep(Duration::from_millis(ms)).await;
         number
@@ -250,6 +251,12 @@ impl<const RIGHT: bool> Helper for Circle<RIGHT> {
     async fn start((): (), _: Context<Self>) -> Result<Self> {
         Ok(Self)
     }
+}
+
+/// Logs, at two levels that are not logged as a rule.
+fn whisper(text: &str) {
+    log::trace!(target: "keeper::whisper", "{text} is whispered");
+    log::debug!(target: "keeper", "{text} is said");
 }
 
 /// An answer of a route: what the call gave.
@@ -358,6 +365,7 @@ fn routes(keeper: Client<Keeper>) -> Router {
         shown(keeper.with_deadline(PATIENCE).call(Slow { number, ms }).await)
     };
     let again = async |State(keeper): Asked, Segments((number, ms)): Segments<(u64, u64)>| {
+        whisper(&format!("asking {number}"));
         shown(keeper.with_deadline(PATIENCE).call(Again { number, ms }).await)
     };
     // With the deadline that every client has who says nothing.
