@@ -263,13 +263,15 @@ fn who_does_not_read_harms_nobody_and_is_told_what_is_missing() {
             server.wait_for("all records in the log", || is_there(&server.log()).then_some(()));
         }
         assert!(!server.log().contains(" lost here"), "nobody waits for who does not read");
-        let mut missed = 0;
+        // What was kept comes first, and there are thousands of records of that.
         server.wait_for("a word of what is missing", || {
             get(server.address(), "/log/1").expect("an answer");
-            let heard = idle.hear();
-            assert_eq!((&heard[0], &heard[1]), (&json!(2), &json!("log_record")), "{heard}");
-            missed += heard[2][0]["missed"].as_u64().expect("a number");
-            (missed > 0).then_some(())
+            let missed = (0..20).map(|_| {
+                let heard = idle.hear();
+                assert_eq!((&heard[0], &heard[1]), (&json!(2), &json!("log_record")), "{heard}");
+                heard[2][0]["missed"].as_u64().expect("a number")
+            });
+            missed.max().filter(|&missed| missed > 0)
         });
         assert_eq!(server.helper("log"), helper, "it lives");
         server.stop();
@@ -310,8 +312,12 @@ fn reopen_returns_when_the_new_file_is_written_to() {
         server.signal(helper, SIGSTOP);
         fs::rename(&file, &old).expect("rename");
         let mut command = Command::new(example("fixture"));
-        let mut waiting =
-            command.args(["log", "--reopen", "--run-dir"]).arg(server.run_dir()).spawn().expect("it starts");
+        let mut waiting = command
+            .args(["log", "--reopen", "--run-dir"])
+            .arg(server.run_dir())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("it starts");
         server.wait_for("the new file", || file.exists().then_some(()));
         server.status();
         assert_eq!(waiting.try_wait().expect("wait"), None, "it waits");
