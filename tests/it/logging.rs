@@ -22,19 +22,22 @@ fn a_message_cannot_pretend_to_be_another_record() {
     server.stop();
 }
 
-/// More than a socket's buffer, less than a sender holds: it arrives though nothing else happens.
+/// More than a socket's buffer, less than a sender or a ring of this size holds: it arrives though nothing
+/// else happens.
 #[test]
 fn a_backlog_is_worked_off_while_the_worker_is_idle() {
-    let server = Server::of(example("fixture")).workers(1).start();
-    let (address, log_helper) = (server.address(), server.helper("log"));
-    server.signal(log_helper, SIGSTOP);
-    get(address, "/log/20000").expect("an answer though nobody writes the log");
-    server.signal(log_helper, SIGCONT);
-    server.wait_for_log("record 19999\n");
-    let log = server.log();
-    let records = log.lines().filter(|line| line.contains("fixture worker 0 generation 1] record "));
-    assert_eq!(records.count(), 20_000, "all of them, each once");
-    server.stop();
+    for configuration in ["[log]\nring = \"4M\"\n", "[log]\ntransport = \"socket\"\n"] {
+        let server = Server::of(example("fixture")).workers(1).configuration(configuration).start();
+        let (address, log_helper) = (server.address(), server.helper("log"));
+        server.signal(log_helper, SIGSTOP);
+        get(address, "/log/20000").expect("an answer though nobody writes the log");
+        server.signal(log_helper, SIGCONT);
+        server.wait_for_log("record 19999\n");
+        let log = server.log();
+        let records = log.lines().filter(|line| line.contains("fixture worker 0 generation 1] record "));
+        assert_eq!(records.count(), 20_000, "all of them, each once: {configuration}");
+        server.stop();
+    }
 }
 
 #[test]
