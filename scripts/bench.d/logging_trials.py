@@ -1,0 +1,177 @@
+"""What the log does when somebody is killed or stands still, and how often it is woken."""
+
+import pathlib
+import random
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import tempfile
+import os
+import time
+
+from logging_daemon import LINE_LEN, Daemon, length, wait_for
+from machine import find, free_ports
+
+# What a producer logs before it dies: less than its ring holds.
+LAST_WORDS = 3000
+# What each of the producers logs while the log helper is killed.
+UNDER_FIRE = 30_000
+PRODUCERS = 4
+CONNECTIONS = 8
+PERIOD_RECORDS = 10
+PERIODS_PER_S = 2000
+
+
+class Numbers:
+    """The file's records by producer and number: how often each is there."""
+
+    def __init__(self, file):
+        self.file = open(file, "rb")
+        self.rest = b""
+        self.counts = {}
+        self.refused = 0
+
+    def read(self):
+        text = self.rest + self.file.read()
+        text, newline, self.rest = text.rpartition(b"\n")
+        # Both begin with what is found fast.
+        for producer, number in re.findall(rb"\] (\d):(\d{8}) GET", text):
+            record = (int(producer), int(number))
+            self.counts[record] = self.counts.get(record, 0) + 1
+        self.refused += sum(int(number) for number in re.findall(rb"\] (\d+) records? lost here", text))
+        return self
+
+    def has(self, records):
+        return all(record in self.counts for record in records)
+
+    def result(self, expected):
+        """What is missing beyond what was refused and told so, and what is there twice."""
+        missing = sum(record not in self.counts for record in expected)
+        return {"records": len(expected), "lost": missing - self.refused, "refused": self.refused,
+                "twice": sum(count - 1 for count in self.counts.values())}
+
+
+def with_daemon(program, place, transport, workers, use_it, port=0):
+    directory = pathlib.Path(tempfile.mkdtemp(dir=place))
+    daemon = Daemon(program, directory, transport, workers, port)
+    try:
+        return use_it(daemon)
+    finally:
+        daemon.stop()
+        shutil.rmtree(directory)
+
+
+def settle(numbers, expected):
+    """Waits until all is there, or nothing has come for so long that it will not."""
+    last, since = -1, time.monotonic()
+    while not numbers.read().has(expected) and time.monotonic() - since < 3:
+        if len(numbers.counts) != last:
+            last, since = len(numbers.counts), time.monotonic()
+        time.sleep(0.005)
+
+
+def kill_producers(program, place, transport, rounds):
+    """Each logs, and kills itself right after the last call."""
+    def trial(daemon):
+        numbers, expected = None, []
+        for number in range(rounds):
+            slot = number % daemon.workers
+            wait_for("all workers", lambda: daemon.status().get("state") == "serving")
+            first = daemon.next
+            daemon.order("Die", LAST_WORDS, slot=slot, reports=0)
+            records = [(slot, record) for record in range(first, daemon.next)]
+            wait_for("the file", daemon.file.exists)
+            numbers = numbers or Numbers(daemon.file)
+            settle(numbers, records)
+            expected += records
+        return numbers.result(expected)
+    return with_daemon(program, place, transport, 2, trial)
+
+
+def kill_helpers(program, place, transport, rounds):
+    """The log helper is killed at any time while all producers log as fast as there is room."""
+    def trial(daemon):
+        daemon.order("Log", UNDER_FIRE)
+        numbers = Numbers(daemon.file)
+        expected = [(slot, record) for slot in range(PRODUCERS) for record in range(daemon.next)]
+        settle(numbers, expected)
+        for _ in range(rounds):
+            helper = wait_for("a log helper", lambda: daemon.helper("log"))
+            first = daemon.next
+            order = daemon.start_order("Log", UNDER_FIRE)
+            before = length(daemon.file)
+            wait_for("records", lambda: length(daemon.file) > before)
+            # All of them take about so long.
+            time.sleep(random.uniform(0, 0.05))
+            os.kill(helper, signal.SIGKILL)
+            daemon.finish_order(order)
+            records = [(slot, record) for slot in range(PRODUCERS) for record in range(first, daemon.next)]
+            settle(numbers, records)
+            expected += records
+        return numbers.result(expected)
+    return with_daemon(program, place, transport, PRODUCERS, trial)
+
+
+def latency(program, place, rounds, seconds):
+    """The 99th percentile of requests that log a line, with the log helper running and stopped, in turns."""
+    [port] = free_ports(1)
+
+    def trial(daemon):
+        helper = daemon.helper("log")
+        ask(port, 1)
+        pairs = []
+        for number in range(rounds):
+            pair = {}
+            for stopped in (False, True) if number % 2 else (True, False):
+                os.kill(helper, signal.SIGSTOP if stopped else signal.SIGCONT)
+                try:
+                    pair[stopped] = ask(port, seconds)
+                finally:
+                    os.kill(helper, signal.SIGCONT)
+            pairs.append(pair)
+        return {
+            "running_ms": statistics.median(pair[False] for pair in pairs),
+            "stopped_ms": statistics.median(pair[True] for pair in pairs),
+            "ratio": statistics.median(pair[True] / pair[False] for pair in pairs),
+            "rounds": [[pair[False], pair[True]] for pair in pairs],
+        }
+    return with_daemon(program, place, "ring", 2, trial, port)
+
+
+def ask(port, seconds):
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}", "--latency", f"http://127.0.0.1:{port}/"]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    number, unit = re.search(r"99%\s+([\d.]+)(us|ms|s)", output).groups()
+    return float(number) * {"us": 0.001, "ms": 1, "s": 1000}[unit]
+
+
+def wake_ups(program, place, seconds):
+    """Of one producer with ten records every 500 µs: wake-ups of the log helper, and system calls."""
+    def trial(daemon):
+        count = int(seconds * PERIODS_PER_S) * PERIOD_RECORDS
+        [report] = daemon.order("Pace", count, reports=1)
+        wait_for("all records", lambda: length(daemon.file) >= count * LINE_LEN)
+        return {"wakes_per_ten": report["wakes"] * PERIOD_RECORDS / count,
+                "calls_per_ten": traced(daemon, count)}
+    return with_daemon(program, place, "ring", 1, trial)
+
+
+def traced(daemon, count):
+    """What strace counts of the worker meanwhile; nothing where it cannot."""
+    if not find("strace"):
+        return {}
+    summary = daemon.directory / "strace"
+    worker = daemon.status()["workers"][0]["pid"]
+    strace = subprocess.Popen(["strace", "-f", "-c", "-U", "name,calls", "-o", summary, "-p", str(worker)],
+                              stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if "attached" not in strace.stderr.readline():
+        strace.wait()
+        return {}
+    daemon.order("Pace", count, reports=1)
+    strace.send_signal(signal.SIGINT)
+    strace.wait()
+    calls = re.findall(r"^(\w+)\s+(\d+)$", summary.read_text(), re.MULTILINE)
+    return {name: int(number) * PERIOD_RECORDS / count for name, number in calls
+            if name != "total" and int(number) * PERIOD_RECORDS > count / 100}
