@@ -5,6 +5,8 @@
 //! `preload`; `threaded`, `early` (a file is opened), `exit-7` and `hang` (in a zygote) before
 //! `App::main`. `as FILE`: what the file says, so that it can change from one generation to the next.
 
+mod counted;
+
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::os::fd::IntoRawFd;
@@ -17,6 +19,9 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use forebay::{App, BoxError, Preload, RequestId, Worker};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+
+#[global_allocator]
+static ALLOCATOR: counted::Counted = counted::Counted;
 
 fn main() -> ExitCode {
     let is_zygote = std::env::var_os("FOREBAY_ZYGOTE").is_some();
@@ -101,6 +106,7 @@ async fn replica(worker: Worker) -> Result<Router, BoxError> {
         .route("/abort", get(abort))
         .route("/panic", get(panic))
         .route("/log/{count}", get(log))
+        .route("/allocations/{count}", get(allocations))
         .route("/tell/{name}/{ms}", get(tell))
         .route("/print", get(print))
         .route("/child", get(child))
@@ -185,6 +191,16 @@ async fn log(Path(count): Path<u32>) -> String {
         log::info!(target: "fixture", "record {number}");
     }
     std::process::id().to_string()
+}
+
+/// How often this thread asks for memory while it logs so many records, once it has logged some.
+async fn allocations(Path(count): Path<u32>) -> String {
+    log(Path(count)).await;
+    let before = counted::asked();
+    for number in 0..count {
+        log::info!(target: "fixture", number; "counted {number}");
+    }
+    (counted::asked() - before).to_string()
 }
 
 /// Logs before and after it has waited, when it is dropped, and from a task of its own; answers with its id.

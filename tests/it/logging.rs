@@ -40,6 +40,20 @@ fn a_backlog_is_worked_off_while_the_worker_is_idle() {
     }
 }
 
+/// The socket's sender keeps what is not yet written, in memory that grows.
+#[test]
+fn to_log_into_a_ring_takes_no_memory() {
+    for (transport, is_free) in [("ring", true), ("socket", false)] {
+        let configuration = format!("[log]\ntransport = \"{transport}\"\n");
+        let server = Server::of(example("fixture")).workers(1).configuration(&configuration).start();
+        let answer = get(server.address(), "/allocations/1000").expect("an answer");
+        let count: u64 = answer.body.parse().expect("a number");
+        assert!(count == 0 || !is_free, "{transport}: {count} allocations for 1000 records");
+        server.wait_for_log("counted 999 number=999\n");
+        server.stop();
+    }
+}
+
 #[test]
 fn a_panic_of_the_applications_closure_is_the_reason_of_the_failed_start() {
     let mut server = Server::of(example("fixture")).workers(1).variable("FIXTURE", "panic").launch();
