@@ -3,8 +3,8 @@
 //! Never waits. What does not fit is refused and counted, lower levels first, and the next record that
 //! fits says so in its place.
 
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-use std::sync::atomic::{AtomicU64, fence};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 
 use log::Level;
 
@@ -71,7 +71,9 @@ impl Producer {
             self.is_lossy = false;
         }
         self.head = self.copy(at, rest);
-        self.ring.header(HEAD_AT).store(self.head, Release);
+        // Published, and before the look at who sleeps: the helper says that it sleeps, then looks for records.
+        // One of the two sees the other. A swap is what costs least.
+        self.ring.header(HEAD_AT).swap(self.head, SeqCst);
         if self.is_to_wake() { Pushed::Wake } else { Pushed::Published }
     }
 
@@ -113,11 +115,7 @@ impl Producer {
 
     /// Whether the helper sleeps and nobody has woken it yet.
     fn is_to_wake(&mut self) -> bool {
-        // Between the record and the look at who sleeps: the helper says that it sleeps, then looks for
-        // records. One of the two sees the other.
-        fence(SeqCst);
-        let wake = self.ring.header(WAKE_AT);
-        let is_due = match wake.load(Relaxed) {
+        let is_due = match self.ring.header(WAKE_AT).load(SeqCst) {
             ASLEEP => true,
             UNTIL_HALF => self.is_half_full(),
             _ => false,
@@ -149,8 +147,7 @@ fn store(words: &[AtomicU64], bytes: &[u8]) {
         word.store(u64::from_le_bytes(*bytes), Relaxed);
     }
     if let Some(word) = words.get(whole.len()) {
-        let mut last = [0; WORD_LEN];
-        last[..rest.len()].copy_from_slice(rest);
-        word.store(u64::from_le_bytes(last), Relaxed);
+        // Not by way of memory: what was written as bytes is slow to be read as a word.
+        word.store(rest.iter().rev().fold(0, |word, byte| word << u8::BITS | u64::from(*byte)), Relaxed);
     }
 }
