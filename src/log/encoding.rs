@@ -81,6 +81,11 @@ pub(super) fn len(first: [u8; 8]) -> usize {
     u32::from_le_bytes([first[0], first[1], first[2], first[3]]) as usize
 }
 
+/// The time of the record that begins with these bytes, unread.
+pub(crate) fn time_us(record: &[u8]) -> i64 {
+    record.get(8..16).and_then(|bytes| bytes.first_chunk()).copied().map_or(0, i64::from_le_bytes)
+}
+
 /// Reads a record; `None`: it is none.
 pub(crate) fn decode(bytes: &[u8]) -> Option<Decoded<'_>> {
     let (header, rest) = bytes.split_first_chunk::<HEADER_LEN>()?;
@@ -94,14 +99,16 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Decoded<'_>> {
         1 => counts(rest)?,
         _ => return None,
     };
-    let (target, rest) = text(rest, short(6))?;
-    let (module, rest) = text(rest, short(28))?;
-    let (request, rest) = text(rest, header[30].into())?;
-    let (message, rest) = text(rest, long(24))?;
-    if rest.len() != long(32) {
+    let (texts, fields) = rest.split_at_checked(rest.len().checked_sub(long(32))?)?;
+    // All of them at once, and then only where one ends.
+    let texts = std::str::from_utf8(texts).ok()?;
+    let (target, texts) = texts.split_at_checked(short(6))?;
+    let (module, texts) = texts.split_at_checked(short(28))?;
+    let (request, message) = texts.split_at_checked(header[30].into())?;
+    if message.len() != long(24) {
         return None;
     }
-    let fields = Fields::read(rest)?;
+    let fields = Fields::read(fields)?;
     let (time_us, sequence) = (i64::from_le_bytes(word(8)), u64::from_le_bytes(word(16)));
     Some(Decoded { entry: Entry { time_us, level, target, module, message, fields, request, sequence }, refused })
 }
@@ -114,11 +121,6 @@ fn counts(bytes: &[u8]) -> Option<(Counts, &[u8])> {
     let mut refused = [0; LEVELS];
     refused.iter_mut().zip(words).for_each(|(count, word)| *count = u64::from_le_bytes(*word));
     Some((Some(refused), rest))
-}
-
-fn text(bytes: &[u8], len: usize) -> Option<(&str, &[u8])> {
-    let (text, rest) = bytes.split_at_checked(len)?;
-    Some((std::str::from_utf8(text).ok()?, rest))
 }
 
 fn name(text: &str) -> &str {

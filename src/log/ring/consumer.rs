@@ -41,6 +41,11 @@ impl Consumer {
         self.ring.counts()
     }
 
+    /// Bytes behind the last record that are known to be published.
+    pub(crate) fn behind(&self) -> usize {
+        self.head.wrapping_sub(self.cursor) as usize * WORD_LEN
+    }
+
     /// Whether something is published that was not taken.
     pub(crate) fn has_more(&self) -> bool {
         self.ring.header(HEAD_AT).load(Acquire) != self.cursor
@@ -77,7 +82,7 @@ impl Consumer {
 
     fn copy(&self, count: usize, buffer: &mut Vec<u8>) {
         let (first, second) = self.ring.pieces(self.cursor, count);
-        buffer.clear();
+        // Not cleared first: what is there is overwritten.
         buffer.resize(count * WORD_LEN, 0);
         let (chunks, _) = buffer.as_chunks_mut::<WORD_LEN>();
         for (chunk, word) in chunks.iter_mut().zip(first.iter().chain(second)) {

@@ -102,13 +102,24 @@ impl Lines {
     }
 
     pub(super) fn add(&mut self, origin: &Origin, entry: &Entry<'_>) {
-        if is_access(entry) && self.outlets.iter().any(Outlet::is_access) {
-            self.outlets.iter_mut().filter(|outlet| outlet.is_access()).for_each(|outlet| outlet.add(origin, entry));
-            return;
+        if !self.is_only_for_access(entry) {
+            self.memory.note(&origin.name, entry);
         }
-        self.memory.note(&origin.name, entry);
-        self.followers.add(origin, entry);
-        self.outlets.iter_mut().filter(|outlet| !outlet.is_access()).for_each(|outlet| outlet.add(origin, entry));
+        self.add_unremembered(origin, entry);
+    }
+
+    /// The same for one that others of its process are known to follow.
+    pub(super) fn add_unremembered(&mut self, origin: &Origin, entry: &Entry<'_>) {
+        let is_access = self.is_only_for_access(entry);
+        if !is_access {
+            self.followers.add(origin, entry);
+        }
+        let takers = self.outlets.iter_mut().filter(|outlet| outlet.is_access() == is_access);
+        takers.for_each(|outlet| outlet.add(origin, entry));
+    }
+
+    fn is_only_for_access(&self, entry: &Entry<'_>) -> bool {
+        is_access(entry) && self.outlets.iter().any(Outlet::is_access)
     }
 
     /// A line of this process's own.

@@ -27,21 +27,13 @@ impl Memory {
     /// Takes note of a record.
     pub(super) fn note(&mut self, origin: &str, entry: &Entry<'_>) {
         self.now += 1;
-        if !self.origins.contains_key(origin) {
-            self.make_room();
-            self.origins.insert(origin.to_owned(), Recent::default());
+        match self.origins.get_mut(origin) {
+            Some(recent) => recent.note(entry, self.now),
+            None => {
+                self.make_room();
+                self.origins.entry(origin.to_owned()).or_default().note(entry, self.now);
+            }
         }
-        let Some(recent) = self.origins.get_mut(origin) else { return };
-        recent.said_at = self.now;
-        let is_full = recent.lines.len() >= RECALLED_MAX;
-        let mut line = if is_full { recent.lines.pop_front().unwrap_or_default() } else { String::new() };
-        line.clear();
-        line.push_str(entry.level.as_str());
-        line.push(' ');
-        line.push_str(start_of(entry.target, RECALLED_LEN_MAX / 4));
-        line.push_str(": ");
-        line.push_str(start_of(entry.message, RECALLED_LEN_MAX - line.len()));
-        recent.lines.push_back(line);
     }
 
     /// What this process has said last, the newest last.
@@ -57,6 +49,21 @@ impl Memory {
         if let Some(oldest) = oldest {
             self.origins.remove(&oldest);
         }
+    }
+}
+
+impl Recent {
+    fn note(&mut self, entry: &Entry<'_>, now: u64) {
+        self.said_at = now;
+        let is_full = self.lines.len() >= RECALLED_MAX;
+        let mut line = if is_full { self.lines.pop_front().unwrap_or_default() } else { String::new() };
+        line.clear();
+        line.push_str(entry.level.as_str());
+        line.push(' ');
+        line.push_str(start_of(entry.target, RECALLED_LEN_MAX / 4));
+        line.push_str(": ");
+        line.push_str(start_of(entry.message, RECALLED_LEN_MAX - line.len()));
+        self.lines.push_back(line);
     }
 }
 

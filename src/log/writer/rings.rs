@@ -3,7 +3,8 @@
 //! What has come in a turn is taken in the order of its times, whoever has said it. A record counts as
 //! taken when the ledger has committed it together with what the targets have made of it.
 
-use std::cmp::Reverse;
+use std::cmp::Ordering;
+use std::collections::binary_heap::PeekMut;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -11,7 +12,7 @@ use std::os::fd::OwnedFd;
 use super::ledger::{JOURNAL_MAX, Ledger, OfRing, Place, RECORD_WORDS, TARGETS_MAX};
 use super::lines::Lines;
 use crate::contract::ids::Role;
-use crate::contract::orders::{RingEnd, RingGiven};
+use crate::contract::orders::{RECALLED_LEN_MAX, RECALLED_MAX, RingEnd, RingGiven};
 use crate::log::encoding::{self, Decoded};
 use crate::log::logger::now_us;
 use crate::log::loss;
@@ -23,6 +24,10 @@ const TOUCHED_MAX: usize = 256;
 
 /// They have room in it, each with all its words, and the targets beside them.
 const _: () = assert!(TOUCHED_MAX * (2 + LEVELS) + (1 + TARGETS_MAX) * RECORD_WORDS <= JOURNAL_MAX);
+
+/// A record with so many bytes of others behind it is not among the last lines of its process. To take note
+/// of every one costs as much as to write it.
+const REMEMBERED_LEN: usize = 2 * RECALLED_MAX * RECALLED_LEN_MAX;
 
 /// A process that has broken its ring so often is not listened to any longer.
 const BROKEN_MAX: u32 = 10;
@@ -49,8 +54,36 @@ struct Source {
     broken: u32,
     /// Its process is gone: nothing follows what is in it.
     has_ended: bool,
+    /// Whether the next commit is about it too.
     is_touched: bool,
 }
+
+/// One with a loaded record; the first is the one whose record is the oldest.
+struct Due<'a> {
+    time_us: i64,
+    source: &'a mut Source,
+}
+
+impl Ord for Due<'_> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let key = |due: &Self| (due.time_us, due.source.slot);
+        key(other).cmp(&key(self))
+    }
+}
+
+impl PartialOrd for Due<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Due<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Due<'_> {}
 
 impl Rings {
     /// Takes a ring over, from where the last log helper has left it.
@@ -103,36 +136,33 @@ impl Rings {
 
     /// Takes what is there, until the targets take no more; whether there was something.
     pub(super) fn read(&mut self, lines: &mut Lines) -> bool {
-        let mut any = false;
-        let mut due: BinaryHeap<Reverse<(i64, u64)>> = BinaryHeap::new();
-        for (&number, source) in &mut self.sources {
-            due.extend(source.load(lines).map(|time| Reverse((time, number))));
-        }
-        let mut touched = Vec::new();
-        while !lines.is_full() && touched.len() < TOUCHED_MAX {
-            let Some(Reverse((_, number))) = due.pop() else { break };
-            let Some(source) = self.sources.get_mut(&number) else { break };
-            if !std::mem::replace(&mut source.is_touched, true) {
-                touched.push(number);
+        let mut touched = 0;
+        let due =
+            self.sources.values_mut().filter_map(|source| source.load(lines).map(|time_us| Due { time_us, source }));
+        let mut due: BinaryHeap<Due<'_>> = due.collect();
+        while !lines.is_full() && touched < TOUCHED_MAX {
+            let Some(mut first) = due.peek_mut() else { break };
+            touched += usize::from(!first.source.is_touched);
+            first.source.pass(lines);
+            match first.source.load(lines) {
+                Some(time_us) => first.time_us = time_us,
+                None => drop(PeekMut::pop(first)),
             }
-            source.pass(lines);
-            any = true;
-            due.extend(source.load(lines).map(|time| Reverse((time, number))));
         }
-        self.commit(&touched, lines);
-        any
+        drop(due);
+        self.commit(lines);
+        touched > 0
     }
 
-    fn commit(&mut self, touched: &[u64], lines: &mut Lines) {
-        for number in touched {
-            if let Some(source) = self.sources.get_mut(number) {
-                source.stage(&mut lines.ledger);
-                source.is_touched = false;
-            }
+    fn commit(&mut self, lines: &mut Lines) {
+        for source in self.sources.values_mut().filter(|source| source.is_touched) {
+            source.stage(&mut lines.ledger);
         }
         lines.commit();
         // After the commit: what is given back is overwritten.
-        touched.iter().filter_map(|number| self.sources.get(number)).for_each(Source::release);
+        for source in self.sources.values_mut().filter(|source| source.is_touched) {
+            source.release();
+        }
     }
 
     /// Looks again by itself soon.
@@ -147,18 +177,16 @@ impl Rings {
 
     /// What was refused and not followed by a record that says so.
     pub(super) fn tell_of_losses(&mut self, lines: &mut Lines) {
-        let mut touched = Vec::new();
-        for (&number, source) in self.sources.iter_mut().filter(|(_, source)| !source.has_more()) {
-            if lines.is_full() || touched.len() >= TOUCHED_MAX {
+        let mut touched = 0;
+        for source in self.sources.values_mut().filter(|source| !source.has_more()) {
+            if lines.is_full() || touched >= TOUCHED_MAX {
                 break;
             }
             let refused = source.consumer.counts().refused;
-            if source.tell(refused, now_us(), lines) {
-                touched.push(number);
-            }
+            touched += usize::from(source.tell(refused, now_us(), lines));
         }
-        if !touched.is_empty() {
-            self.commit(&touched, lines);
+        if touched > 0 {
+            self.commit(lines);
         }
     }
 
@@ -184,14 +212,10 @@ impl Source {
             match self.consumer.take(&mut self.buffer) {
                 Taken::Nothing => return None,
                 Taken::Broken(why) => self.complain(why, lines),
-                Taken::Record => match encoding::decode(&self.buffer) {
-                    Some(_) => self.is_loaded = true,
-                    None => self.complain("a record is none", lines),
-                },
+                Taken::Record => self.is_loaded = true,
             }
         }
-        let time = self.buffer.get(8..16)?.first_chunk()?;
-        self.is_loaded.then(|| i64::from_le_bytes(*time))
+        self.is_loaded.then(|| encoding::time_us(&self.buffer))
     }
 
     fn complain(&mut self, why: &str, lines: &mut Lines) {
@@ -206,15 +230,22 @@ impl Source {
     /// Gives the loaded record to all who want it.
     fn pass(&mut self, lines: &mut Lines) {
         let buffer = std::mem::take(&mut self.buffer);
-        if let Some(Decoded { entry, refused }) = encoding::decode(&buffer) {
-            if let Some(refused) = refused {
-                self.tell(refused, entry.time_us, lines);
+        match encoding::decode(&buffer) {
+            Some(Decoded { entry, refused }) => {
+                if let Some(refused) = refused {
+                    self.tell(refused, entry.time_us, lines);
+                }
+                if self.consumer.behind() > REMEMBERED_LEN {
+                    lines.add_unremembered(&self.origin, &entry);
+                } else {
+                    lines.add(&self.origin, &entry);
+                }
+                self.taken += 1;
             }
-            lines.add(&self.origin, &entry);
-            self.taken += 1;
+            None => self.complain("a record is none", lines),
         }
         self.buffer = buffer;
-        self.is_loaded = false;
+        (self.is_loaded, self.is_touched) = (false, true);
         self.cursor = self.consumer.cursor();
     }
 
@@ -223,6 +254,7 @@ impl Source {
         // A hostile process may count backwards.
         let lost: [u64; LEVELS] = std::array::from_fn(|level| refused[level].saturating_sub(self.told[level]));
         self.is_told |= self.told != refused;
+        self.is_touched |= self.is_told;
         self.told = refused;
         if lost == [0; LEVELS] {
             return self.is_told;
@@ -241,7 +273,8 @@ impl Source {
         }
     }
 
-    fn release(&self) {
+    fn release(&mut self) {
+        self.is_touched = false;
         self.consumer.release(self.cursor);
     }
 }
