@@ -153,6 +153,12 @@ pub(crate) fn close(limit_ms: u16) {
     install(Sink::Nowhere, 0);
 }
 
+/// The last record of the master was logged: what lies in its ring waits for the log helper, or for
+/// [`close_for_good`].
+pub(crate) fn fall_silent() {
+    LOGGER.record_len_max.store(0, Ordering::Relaxed);
+}
+
 /// The same for the master, whose ring ends with it: what is not taken in this time is printed.
 pub(crate) fn close_for_good(limit_ms: u16) {
     if let Sink::Ring(spout) = &mut *lock(&LOGGER.sink) {

@@ -15,7 +15,8 @@ const FIELD_NAMES: [&str; LEVELS] = ["lost_error", "lost_warn", "lost_info", "lo
 
 /// `7 records lost here: the log helper does not keep up (5 info, 2 debug)`
 pub(crate) fn message(lost: [u64; LEVELS]) -> String {
-    let total: u64 = lost.iter().sum();
+    // A hostile process may count as it likes.
+    let total = lost.iter().fold(0_u64, |sum, count| sum.saturating_add(*count));
     let each = lost.iter().zip(LEVEL_NAMES).filter(|(count, _)| **count > 0);
     let each: Vec<String> = each.map(|(count, name)| format!("{count} {name}")).collect();
     let records = if total == 1 { "record" } else { "records" };

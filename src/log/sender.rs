@@ -22,6 +22,9 @@ use crate::log::ring::{LEVELS, index, share};
 /// Bytes that may wait.
 const UNSENT_MAX: usize = 4 * 1024 * 1024;
 
+/// More than a record has that says what is missing.
+const NOTE_LEN_MAX: usize = 512;
+
 /// Bytes that are written without waiting for the end of a turn.
 const LARGE: usize = 32 * 1024;
 
@@ -74,11 +77,12 @@ impl Sender {
 
     pub(super) fn push(&mut self, entry: &Entry<'_>) {
         self.sequence += 1;
-        self.tell_of_the_dropped(entry.time_us);
-        let len = entry.message.len() + entry.target.len() + entry.fields.bytes().len();
-        if self.is_lossy() || self.unsent.len() + len > share(UNSENT_MAX, entry.level) {
+        let note = if self.is_lossy() { NOTE_LEN_MAX } else { 0 };
+        let len = note + entry.message.len() + entry.target.len() + entry.fields.bytes().len();
+        if self.unsent.len() + len > share(UNSENT_MAX, entry.level) {
             self.dropped[index(entry.level)] += 1;
         } else {
+            self.tell_of_the_dropped(entry.time_us);
             message::log(self.sequence, &LogRecord::of(entry), &mut self.unsent);
         }
     }
@@ -87,9 +91,9 @@ impl Sender {
         self.dropped != [0; LEVELS]
     }
 
-    /// Writes the loss in its place, as soon as there is room again.
+    /// Writes the loss in its place.
     fn tell_of_the_dropped(&mut self, time_us: i64) {
-        if !self.is_lossy() || self.unsent.len() >= UNSENT_MAX / 2 {
+        if !self.is_lossy() {
             return;
         }
         let dropped = std::mem::take(&mut self.dropped);
@@ -275,9 +279,14 @@ mod tests {
         let large = "x".repeat(32 * 1024);
         (0..200).for_each(|_| sender.push(&record(&large)));
         assert!(sender.is_lossy() && sender.unsent.len() <= UNSENT_MAX);
-        sender.push(&Entry { level: log::Level::Error, ..record("also lost: what came before it was") });
+        let before = sender.unsent.len();
+        sender.push(&Entry { level: log::Level::Error, ..record("there is room for it") });
+        assert!(!sender.is_lossy(), "it says what is missing before it");
+        let told = &sender.unsent[before..];
+        assert_eq!(sequences(told), [0, 201]);
+        (0..200).for_each(|_| sender.push(&record(&large)));
         let dropped: u64 = sender.dropped.iter().sum();
-        assert_eq!(sender.dropped[0], 1);
+        assert_eq!((dropped, sender.dropped[0]), (200, 0));
         sender.unsent.clear();
         sender.push(&record("next"));
         let mut decoder = Decoder::new(u32::MAX);
@@ -289,6 +298,6 @@ mod tests {
         let (_, note) = next();
         assert!(note.message.starts_with(&format!("{dropped} records lost here")), "{}", note.message);
         assert_eq!(loss::told(&note.entry(0)).map(|told| told.iter().sum()), Some(dropped));
-        assert_eq!((next().0, sender.is_lossy()), (202, false));
+        assert_eq!((next().0, sender.is_lossy()), (402, false));
     }
 }

@@ -296,8 +296,8 @@ impl Master {
             }
             Some(Role::Log) => {
                 log::info!(target: "forebay", "stopped");
-                // Before its last order: the master's own last records, and no more after them.
-                logger::close_for_good(super::LAST_WORDS_MS);
+                // It ends when it has taken all: this was the last record of all.
+                logger::fall_silent();
                 self.children.tell(birth, &LogOrder::Finish, &[])
             }
             None => Ok(()),

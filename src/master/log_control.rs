@@ -100,7 +100,7 @@ impl Master {
 
     /// Tells those who wait for nothing any more.
     pub(super) fn conclude_the_reopenings(&mut self) {
-        let waits = |waiting: &Reopening| self.log.switches.iter().any(|ticket| waiting.tickets.contains(ticket));
+        let waits = |waiting: &Reopening| self.log.switches.iter().any(|(ticket, _)| waiting.tickets.contains(ticket));
         let (still, over): (Vec<_>, Vec<_>) = std::mem::take(&mut self.log.reopenings).into_iter().partition(waits);
         self.log.reopenings = still;
         for Reopening { asker: (token, id), outcome, .. } in over {

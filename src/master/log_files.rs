@@ -14,7 +14,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -60,6 +60,8 @@ struct LogFile {
     sink: FileSink,
     service: Service,
     file: File,
+    /// What the log helper may write to still: how far it has come there, only this file knows.
+    previous: Option<File>,
     /// Else it is a character device, which is never rotated.
     is_regular: bool,
     /// From when its age counts.
@@ -83,8 +85,9 @@ impl LogFiles {
     pub(super) fn add(&mut self, number: u64, sink: &FileSink, service: Service) -> Result<(), Error> {
         let Opened { file, is_regular } = open::open(&sink.path, service)?;
         let begun = begun(&file.metadata().or_refused(|| cannot_look_at(&sink.path))?);
-        let (failed_at, incompressible) = (None, BTreeSet::new());
-        let file = LogFile { sink: sink.clone(), service, file, is_regular, begun, failed_at, incompressible };
+        let (previous, failed_at, incompressible) = (None, None, BTreeSet::new());
+        let file =
+            LogFile { sink: sink.clone(), service, file, previous, is_regular, begun, failed_at, incompressible };
         self.files.insert(number, file);
         self.put_in_order(number);
         Ok(())
@@ -95,10 +98,23 @@ impl LogFiles {
         self.files.remove(&number);
     }
 
-    /// A duplicate of the descriptor, for the log helper.
+    /// A duplicate of the descriptor that a log helper begins with: of the file that the last one wrote to. If
+    /// another one was to follow, [`LogFiles::next`] is that.
     pub(super) fn descriptor(&self, number: u64) -> io::Result<OwnedFd> {
         let file = self.files.get(&number).ok_or(ErrorKind::NotFound)?;
-        Ok(file.file.try_clone()?.into())
+        Ok(file.previous.as_ref().unwrap_or(&file.file).try_clone()?.into())
+    }
+
+    /// The file that the log helper shall write to and has not said that it does.
+    pub(super) fn next(&self, number: u64) -> Option<BorrowedFd<'_>> {
+        self.files.get(&number).filter(|file| file.previous.is_some()).map(|file| file.file.as_fd())
+    }
+
+    /// The log helper has said that it writes to the last file that it was given.
+    pub(super) fn is_switched(&mut self, number: u64) {
+        if let Some(file) = self.files.get_mut(&number) {
+            file.previous = None;
+        }
     }
 
     pub(super) fn path(&self, number: u64) -> Option<&Path> {
@@ -256,7 +272,9 @@ impl LogFile {
         let cannot = || cannot_look_at(&self.sink.path);
         let descriptor = opened.file.try_clone().or_refused(cannot)?;
         let found = opened.file.metadata().or_refused(cannot)?;
-        (self.file, self.is_regular, self.begun) = (opened.file, opened.is_regular, begun(&found));
+        let old = std::mem::replace(&mut self.file, opened.file);
+        self.previous.get_or_insert(old);
+        (self.is_regular, self.begun) = (opened.is_regular, begun(&found));
         Ok(descriptor.into())
     }
 

@@ -37,8 +37,8 @@ pub(super) struct Log {
     pub(super) targets: Targets,
     /// What is logged beside what the settings want, for a while.
     pub(super) raised: Option<Raised>,
-    /// Files that the log helper was told of and does not write to yet.
-    pub(super) switches: Vec<u64>,
+    /// Files that the log helper was told of and does not write to yet: ticket and target.
+    pub(super) switches: Vec<(u64, u64)>,
     last_ticket: u64,
     /// Who waits for some of them.
     pub(super) reopenings: Vec<Reopening>,
@@ -104,6 +104,7 @@ impl Master {
         let run = || -> io::Result<()> {
             signals::forget_handlers()?;
             signals::leave_to_the_master(true)?;
+            signals::survive_large_files()?;
             process::offer_to_the_oom_killer();
             title::wipe_the_environment();
             title::set(&format!("{}: {}", self.identity.name, Role::Log));
@@ -158,8 +159,7 @@ impl Master {
         // What still is trouble for the new one it says itself.
         self.log.troubles.clear();
         self.tell_the_targets(log)?;
-        // Nobody writes to the old files any more, and it has never had them.
-        self.conclude_the_reopenings();
+        self.hand_on_the_switches()?;
         for rings in self.log.rings.all().chunks(RINGS_AT_ONCE) {
             let memory: Vec<BorrowedFd<'_>> =
                 rings.iter().filter_map(|ring| self.log.rings.memory(ring.number)).collect();
@@ -175,6 +175,18 @@ impl Master {
             self.children.tell(log, &LogOrder::Capture { names }, &readers)?;
         }
         self.compress_what_waits();
+        Ok(())
+    }
+
+    /// A new one begins with the files of the last one, as far as that had come, and goes on with those that were
+    /// to follow. Whoever waits for these has them when it does.
+    fn hand_on_the_switches(&mut self) -> io::Result<()> {
+        self.conclude_the_reopenings();
+        for number in self.log.targets.file_numbers() {
+            if let Some(next) = self.log.targets.files.next(number).map(|next| next.try_clone_to_owned()) {
+                self.switch(number, next?.as_fd());
+            }
+        }
         Ok(())
     }
 
@@ -324,7 +336,7 @@ impl Master {
         let ticket = self.log.last_ticket;
         match self.children.tell(log, &LogOrder::Switch { target, ticket }, &[file]) {
             Ok(()) => {
-                self.log.switches.push(ticket);
+                self.log.switches.push((ticket, target));
                 Some(ticket)
             }
             Err(error) => {
@@ -335,7 +347,11 @@ impl Master {
     }
 
     fn switched(&mut self, ticket: u64) {
-        self.log.switches.retain(|waiting| *waiting != ticket);
+        let Some(at) = self.log.switches.iter().position(|(waiting, _)| *waiting == ticket) else { return };
+        let (_, target) = self.log.switches.remove(at);
+        if self.log.switches.iter().all(|(_, other)| *other != target) {
+            self.log.targets.files.is_switched(target);
+        }
         self.conclude_the_reopenings();
         self.compress_what_waits();
     }

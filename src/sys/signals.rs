@@ -45,6 +45,11 @@ pub(crate) fn leave_to_the_master(term: bool) -> io::Result<()> {
     set(Signal::SIGTERM, if term { SigHandler::SigIgn } else { SigHandler::SigDfl })
 }
 
+/// A file that has reached the limit of its size (setrlimit(2)) is an error of write(2) and no death.
+pub(crate) fn survive_large_files() -> io::Result<()> {
+    set(Signal::SIGXFSZ, SigHandler::SigIgn)
+}
+
 /// Gives back the kernel's disposition, as after exec: for a child forked from a process with
 /// handlers of its own.
 pub(crate) fn forget_handlers() -> io::Result<()> {

@@ -29,6 +29,7 @@ mod last_acts;
 mod lifecycle;
 mod listeners;
 mod load;
+mod log;
 mod log_control;
 mod logging;
 mod losses;

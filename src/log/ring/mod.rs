@@ -92,12 +92,18 @@ impl Ring {
 
     /// Maps one that the master has made.
     pub(crate) fn attach(fd: OwnedFd) -> io::Result<Self> {
+        let ring = Self::attach_used(fd)?;
+        let fits = ring.header(MAGIC_AT).load(Relaxed) == MAGIC
+            && ring.header(CAPACITY_AT).load(Relaxed) == ring.capacity as u64;
+        if fits { Ok(ring) } else { Err(not_ours()) }
+    }
+
+    /// Maps one of the master's that a process has had: what its header says may be anything by now. How large it
+    /// is nobody can change.
+    pub(crate) fn attach_used(fd: OwnedFd) -> io::Result<Self> {
         let memory = SharedWords::attach(fd)?;
         let capacity = memory.words().len().saturating_sub(HEADER_WORDS);
-        let fits = capacity.is_power_of_two()
-            && memory.words()[MAGIC_AT].load(Relaxed) == MAGIC
-            && memory.words()[CAPACITY_AT].load(Relaxed) == capacity as u64;
-        if fits { Ok(Self { memory, capacity }) } else { Err(io::Error::other("not a ring of this release's layout")) }
+        if capacity.is_power_of_two() { Ok(Self { memory, capacity }) } else { Err(not_ours()) }
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -135,6 +141,10 @@ pub(crate) fn index(level: Level) -> usize {
 /// has a sixteenth more.
 pub(crate) fn share(room: usize, level: Level) -> usize {
     room / SHARES * (LOWEST_SHARES + (LEVELS - 1 - index(level)))
+}
+
+fn not_ours() -> io::Error {
+    io::Error::other("not a ring of this release's layout")
 }
 
 fn words_for(len: usize) -> usize {

@@ -56,6 +56,17 @@ fn records_of_every_length_come_out_as_they_went_in_however_often_the_ring_wraps
 }
 
 #[test]
+fn whatever_its_process_has_written_over_the_header_a_reader_can_attach() {
+    let ring = Ring::create(LEN_MIN).expect("create");
+    (0..HEADER_WORDS).for_each(|at| ring.header(at).store(u64::MAX - 6, Relaxed));
+    let dup = || ring.fd().try_clone_to_owned().expect("dup");
+    assert!(Ring::attach(dup()).is_err());
+    let mut consumer = Consumer::new(Ring::attach_used(dup()).expect("its size is right"), 0);
+    assert!(matches!(consumer.take(&mut Vec::new()), Taken::Broken(_)));
+    assert_eq!(consumer.take(&mut Vec::new()), Taken::Nothing);
+}
+
+#[test]
 fn lower_levels_are_refused_first_and_the_loss_stands_in_its_place() {
     let (mut producer, mut consumer) = pair(LEN_MIN);
     let text = "x".repeat(1000);

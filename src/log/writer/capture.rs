@@ -37,8 +37,11 @@ struct Stream {
     /// Without a pid: whoever has this place may have printed it, or a process of its own.
     origin: Origin,
     source: File,
+    /// What was read and not yet printed: less than a line, unless it `is_behind`.
     line: Vec<u8>,
     readable: bool,
+    /// Whether whole lines wait for room.
+    is_behind: bool,
 }
 
 impl Captures {
@@ -49,7 +52,7 @@ impl Captures {
         self.count += 1;
         registry.register(&mut SourceFd(&source.as_raw_fd()), Token(number), Interest::READABLE)?;
         let origin = Origin::named(name, 0);
-        let stream = Stream { origin, source: File::from(source), line: Vec::new(), readable: true };
+        let stream = Stream { origin, source: File::from(source), line: Vec::new(), readable: true, is_behind: false };
         self.streams.insert(number, stream);
         Ok(())
     }
@@ -62,13 +65,16 @@ impl Captures {
 
     /// Whether nothing is known to wait.
     pub(super) fn is_quiet(&self) -> bool {
-        self.streams.values().all(|stream| !stream.readable)
+        self.streams.values().all(|stream| !stream.readable && !stream.is_behind)
     }
 
     pub(super) fn read(&mut self, lines: &mut Lines) {
         let mut buffer = [0; 4096];
         self.streams.retain(|_, stream| {
             let mut left = READ_MAX;
+            if stream.is_behind {
+                stream.print_lines(lines);
+            }
             while stream.readable && left > 0 && !lines.is_full() {
                 left = left.saturating_sub(buffer.len());
                 if stream.read(&mut buffer, lines).is_break() {
@@ -103,16 +109,26 @@ impl Stream {
 
     fn print_lines(&mut self, lines: &mut Lines) {
         let mut rest = &self.line[..];
-        while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
-            print(&self.origin, &rest[..end], lines);
-            rest = &rest[end + 1..];
-        }
-        if rest.len() >= LINE_LEN_MAX {
-            print(&self.origin, rest, lines);
-            rest = &[];
+        self.is_behind = false;
+        while let Some((line, after)) = first_line(rest) {
+            // Of a page of line feeds a hundred times as much is to be written.
+            if lines.is_full() {
+                self.is_behind = true;
+                break;
+            }
+            print(&self.origin, line, lines);
+            rest = after;
         }
         let printed = self.line.len() - rest.len();
         self.line.drain(..printed);
+    }
+}
+
+/// A line that is whole, or has become too long, and what follows it.
+fn first_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    match bytes.iter().take(LINE_LEN_MAX).position(|&byte| byte == b'\n') {
+        Some(end) => Some((&bytes[..end], &bytes[end + 1..])),
+        None => bytes.split_at_checked(LINE_LEN_MAX),
     }
 }
 

@@ -17,16 +17,16 @@ use crate::log::ring::LEVELS;
 use crate::sys::memory::SharedWords;
 
 /// Rings at once: more than there are processes.
-pub(crate) const RINGS_MAX: usize = 4096;
+pub(crate) const RINGS_MAX: usize = 2560;
 
 /// Targets at once: those of two configurations.
 pub(crate) const TARGETS_MAX: usize = 16;
 
-/// Words that change together.
-pub(super) const JOURNAL_MAX: usize = 4096;
+/// Words that change together: of each ring all but its number, and of the targets and the head all.
+const JOURNAL_MAX: usize = RINGS_MAX * (RECORD_WORDS - 1) + (1 + TARGETS_MAX) * RECORD_WORDS;
 
 /// Words of a ring or a target.
-pub(super) const RECORD_WORDS: usize = 8;
+const RECORD_WORDS: usize = 8;
 
 const JOURNAL_LEN_AT: usize = 0;
 const SENT_AT: usize = 1;
@@ -65,6 +65,8 @@ pub(crate) enum OfTarget {
     Written = 5,
     /// Records that it did not take in time.
     Lost = 6,
+    /// Of these, the ones that a line there tells of.
+    Told = 7,
 }
 
 /// The log helper's own book.

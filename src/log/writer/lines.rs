@@ -174,6 +174,11 @@ impl Lines {
         changes.into_iter().for_each(|(number, change)| self.report(number, change));
     }
 
+    /// Whether a file is to be looked at again soon.
+    pub(super) fn is_watched(&self) -> bool {
+        self.outlets.iter().any(Outlet::is_watched)
+    }
+
     /// When what was written is to be forced to the disk, if nothing else happens.
     pub(super) fn sync_due(&self) -> Option<Instant> {
         self.outlets.iter().filter_map(Outlet::sync_due).min()

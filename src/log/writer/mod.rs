@@ -63,6 +63,9 @@ const RETRY: Duration = Duration::from_millis(20);
 
 /// How often a queue of datagrams that was full is tried: some ten messages are room for more.
 const REQUEUE: Duration = Duration::from_millis(1);
+/// How soon a file is looked at again that was written to: whoever copies it and then truncates it has missed the
+/// last lines.
+const WATCH: Duration = Duration::from_millis(100);
 
 /// How soon the rings are looked at again after there was something, without being woken: what comes in
 /// that time costs nobody a system call.
@@ -204,6 +207,7 @@ impl Writer {
             return;
         }
         self.captures.read(&mut self.lines);
+        self.lines.write(&self.side);
         self.peers.read(&mut self.lines);
         self.lines.write(&self.side);
         let mut rounds = 0;
@@ -250,7 +254,8 @@ impl Writer {
         } else if self.end.is_some() || !self.lines.is_empty() || self.lines.followers.are_behind() {
             RETRY
         } else {
-            self.lines.sync_due().map_or(self.beat, |due| due.saturating_duration_since(Instant::now()))
+            let rest = if self.lines.is_watched() { WATCH } else { self.beat };
+            self.lines.sync_due().map_or(rest, |due| due.saturating_duration_since(Instant::now()).min(rest))
         };
         by_rings.min(by_rest)
     }
@@ -370,6 +375,7 @@ impl Writer {
         let Some(end) = self.end else { return false };
         let all_said = alone || !self.orphaned;
         let nothing_left = all_said
+            && self.side.is_synced()
             && self.peers.is_empty()
             && self.captures.is_quiet()
             && self.rings.is_empty()

@@ -20,6 +20,10 @@ use crate::log::loss;
 use crate::log::record::{ACCESS, Entry, Fields, Origin};
 use crate::settings::log::{Format, Fsync, Sink, SyslogAddress, Target};
 
+/// What a target that is new has none of.
+const ZEROED: [OfTarget; 6] =
+    [OfTarget::End, OfTarget::Done, OfTarget::Inode, OfTarget::Written, OfTarget::Lost, OfTarget::Told];
+
 /// Bytes before a message that goes as a datagram: its length.
 const PREFIX_LEN: usize = size_of::<u32>();
 
@@ -76,7 +80,7 @@ impl Outlet {
         let TargetGiven { number, slot, target, is_access } = given;
         let place = |word| Place::of_target(*slot, word);
         if ledger.read(place(OfTarget::Number)) != *number {
-            for word in [OfTarget::End, OfTarget::Done, OfTarget::Inode, OfTarget::Written, OfTarget::Lost] {
+            for word in ZEROED {
                 ledger.stage(place(word), 0);
             }
             ledger.stage(place(OfTarget::Number), *number);
@@ -96,7 +100,7 @@ impl Outlet {
             sync: Sync { when: fsync(target), is_due: false, last: Instant::now() },
             written: ledger.read(place(OfTarget::Written)),
             lost: ledger.read(place(OfTarget::Lost)),
-            told: ledger.read(place(OfTarget::Lost)),
+            told: ledger.read(place(OfTarget::Told)),
             is_troubled: false,
         })
     }
@@ -126,6 +130,11 @@ impl Outlet {
 
     pub(super) fn is_empty(&self) -> bool {
         self.pending.is_empty()
+    }
+
+    /// Whether its file is to be looked at again soon.
+    pub(super) fn is_watched(&self) -> bool {
+        matches!(&self.sink, Way::Stream(stream) if stream.is_watched())
     }
 
     /// Adds a record, if it is one for this target. It exists with the next [`Outlet::settle`].
@@ -184,7 +193,8 @@ impl Outlet {
     /// What was added is to be written, once the ledger has committed.
     pub(super) fn settle(&mut self, ledger: &mut Ledger) {
         self.pending.settle(ledger);
-        for (word, count) in [(OfTarget::Written, self.written), (OfTarget::Lost, self.lost)] {
+        let counts = [(OfTarget::Written, self.written), (OfTarget::Lost, self.lost), (OfTarget::Told, self.told)];
+        for (word, count) in counts {
             ledger.stage_changed(Place::of_target(self.slot, word), count);
         }
     }

@@ -42,6 +42,8 @@ struct Peer {
     stream: UnixStream,
     reader: Reader,
     readable: bool,
+    /// Whether what was read waits for room.
+    is_behind: bool,
 }
 
 /// What a sender has said, without I/O.
@@ -100,7 +102,7 @@ impl Peers {
             self.next += 2;
             if registry.register(&mut stream, Token(number), Interest::READABLE).is_ok() {
                 // What came before the registration gives an event too: epoll(7).
-                self.peers.insert(number, Peer { stream, reader: Reader::new(pid), readable: true });
+                self.peers.insert(number, Peer { stream, reader: Reader::new(pid), readable: true, is_behind: false });
             }
         }
     }
@@ -112,11 +114,11 @@ impl Peers {
         let mut more = true;
         while more && !lines.is_full() {
             more = false;
-            for (&number, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.readable) {
+            for (&number, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.has_more()) {
                 match peer.read(&mut self.buffer, lines) {
-                    ControlFlow::Continue(()) => more |= peer.readable,
+                    ControlFlow::Continue(()) => more |= peer.has_more(),
                     ControlFlow::Break(()) => {
-                        peer.readable = false;
+                        (peer.readable, peer.is_behind) = (false, false);
                         gone.push(number);
                     }
                 }
@@ -136,8 +138,15 @@ impl Peers {
 }
 
 impl Peer {
-    /// Reads once; breaks when the sender is done with.
+    fn has_more(&self) -> bool {
+        self.readable || self.is_behind
+    }
+
+    /// Reads once, if all is heard that was read before; breaks when the sender is done with.
     fn read(&mut self, buffer: &mut [u8], lines: &mut Lines) -> ControlFlow<()> {
+        if self.is_behind {
+            return self.hear(lines);
+        }
         match self.stream.read(buffer) {
             Ok(0) => return ControlFlow::Break(()),
             Ok(count) => self.reader.decoder.feed(&buffer[..count]),
@@ -150,7 +159,12 @@ impl Peer {
 
     /// Does what has come whole; breaks when the sender has broken a rule.
     fn hear(&mut self, lines: &mut Lines) -> ControlFlow<()> {
+        self.is_behind = false;
         loop {
+            if lines.is_full() {
+                self.is_behind = true;
+                return ControlFlow::Continue(());
+            }
             match self.reader.next() {
                 Ok(None) => break,
                 Ok(Some(ToLog::Hello(hello))) => self.reader.is_called(&hello.name),

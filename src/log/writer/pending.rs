@@ -15,8 +15,11 @@ pub(crate) const LEN: usize = 1024 * 1024;
 /// From so many on nothing more is taken: one line of any length always has room beyond.
 const FULL: usize = LEN / 2;
 
+/// Beside a line of any length there is room for short ones of this process's own.
+const SPARE: usize = 64 * 1024;
+
 /// The longest line, or message, in bytes.
-pub(super) const LINE_LEN_MAX: usize = LEN - FULL;
+pub(super) const LINE_LEN_MAX: usize = LEN - FULL - SPARE;
 
 pub(super) struct Pending {
     memory: HeldBytes,
@@ -86,9 +89,19 @@ impl Pending {
         (&memory[start..start + first], &memory[..self.len() - first])
     }
 
-    /// What was written from this position on, as far as it is still here.
+    /// The lines that were written from this position on, as far as they are still here: whole ones.
     pub(super) fn written_since(&self, position: u64) -> (&[u8], &[u8]) {
-        let from = position.max(self.end.saturating_sub(LEN as u64)).min(self.done);
+        let kept = self.end.saturating_sub(LEN as u64);
+        let (first, second) = self.written(position.max(kept));
+        if position >= kept {
+            return (first, second);
+        }
+        let cut = first.iter().chain(second).position(|&byte| byte == b'\n').map_or(0, |at| at as u64 + 1);
+        self.written(kept + cut)
+    }
+
+    fn written(&self, position: u64) -> (&[u8], &[u8]) {
+        let from = position.min(self.done);
         let (start, len) = (from as usize % LEN, (self.done - from) as usize);
         let first = len.min(LEN - start);
         let memory = self.memory.bytes();
@@ -113,6 +126,26 @@ impl Pending {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_comes_once_more_begins_with_a_line() {
+        let mut ledger = Ledger::create().expect("ledger");
+        let mut pending = Pending::take(HeldBytes::make("test", LEN).expect("memory"), 0, &ledger).expect("take");
+        let line = format!("{}\n", "x".repeat(999));
+        for _ in 0..2000 {
+            pending.stage().extend_from_slice(line.as_bytes());
+            pending.settle(&mut ledger);
+            ledger.commit();
+            pending.advance(line.len(), &ledger);
+        }
+        let again = |position| {
+            let (first, second) = pending.written_since(position);
+            [first, second].concat()
+        };
+        assert_eq!(again(1_998_000), line.repeat(2).as_bytes());
+        assert_eq!(again(1000), line.repeat(LEN / line.len()).as_bytes(), "as many as there are whole ones");
+        assert_eq!(again(2_000_000), b"");
+    }
 
     #[test]
     fn a_successor_finds_what_was_settled_and_not_what_was_only_staged() {

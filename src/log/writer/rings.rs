@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::io;
 use std::os::fd::OwnedFd;
 
-use super::ledger::{JOURNAL_MAX, Ledger, OfRing, Place, RECORD_WORDS, TARGETS_MAX};
+use super::ledger::{Ledger, OfRing, Place};
 use super::lines::Lines;
 use crate::contract::ids::Role;
 use crate::contract::orders::{RECALLED_LEN_MAX, RECALLED_MAX, RingEnd, RingGiven};
@@ -18,12 +18,6 @@ use crate::log::logger::now_us;
 use crate::log::loss;
 use crate::log::record::{Entry, Fields, Origin};
 use crate::log::ring::{Consumer, LEVELS, Ring, Taken};
-
-/// Rings that one commit covers.
-const TOUCHED_MAX: usize = 256;
-
-/// They have room in it, each with all its words, and the targets beside them.
-const _: () = assert!(TOUCHED_MAX * (2 + LEVELS) + (1 + TARGETS_MAX) * RECORD_WORDS <= JOURNAL_MAX);
 
 /// A record with so many bytes of others behind it is not among the last lines of its process. To take note
 /// of every one costs as much as to write it.
@@ -102,7 +96,7 @@ impl Rings {
         let source = Source {
             slot,
             origin: role.map_or_else(|| Origin { pid, ..Origin::default() }, |role: Role| Origin::of(role, pid)),
-            consumer: Consumer::new(Ring::attach(memory)?, cursor),
+            consumer: Consumer::new(Ring::attach_used(memory)?, cursor),
             buffer: Vec::new(),
             is_loaded: false,
             cursor,
@@ -136,13 +130,13 @@ impl Rings {
 
     /// Takes what is there, until the targets take no more; whether there was something.
     pub(super) fn read(&mut self, lines: &mut Lines) -> bool {
-        let mut touched = 0;
+        let mut any = false;
         let due =
             self.sources.values_mut().filter_map(|source| source.load(lines).map(|time_us| Due { time_us, source }));
         let mut due: BinaryHeap<Due<'_>> = due.collect();
-        while !lines.is_full() && touched < TOUCHED_MAX {
+        while !lines.is_full() {
             let Some(mut first) = due.peek_mut() else { break };
-            touched += usize::from(!first.source.is_touched);
+            any = true;
             first.source.pass(lines);
             match first.source.load(lines) {
                 Some(time_us) => first.time_us = time_us,
@@ -151,7 +145,7 @@ impl Rings {
         }
         drop(due);
         self.commit(lines);
-        touched > 0
+        any
     }
 
     fn commit(&mut self, lines: &mut Lines) {
@@ -172,20 +166,22 @@ impl Rings {
 
     /// Wants to be woken; false: there is something already.
     pub(super) fn sleep(&self) -> bool {
-        self.sources.values().fold(true, |silent, source| source.consumer.sleep() && !source.is_loaded && silent)
+        let heard = self.sources.values().filter(|source| !source.is_given_up());
+        heard.fold(true, |silent, source| source.consumer.sleep() && !source.is_loaded && silent)
     }
 
     /// What was refused and not followed by a record that says so.
     pub(super) fn tell_of_losses(&mut self, lines: &mut Lines) {
-        let mut touched = 0;
-        for source in self.sources.values_mut().filter(|source| !source.has_more()) {
-            if lines.is_full() || touched >= TOUCHED_MAX {
+        let mut any = false;
+        let is_silent = |source: &Source| !source.is_given_up() && !source.has_more();
+        for source in self.sources.values_mut().filter(|source| is_silent(source)) {
+            if lines.is_full() {
                 break;
             }
             let refused = source.consumer.counts().refused;
-            touched += usize::from(source.tell(refused, now_us(), lines));
+            any |= source.tell(refused, now_us(), lines);
         }
-        if touched > 0 {
+        if any {
             self.commit(lines);
         }
     }
@@ -193,7 +189,8 @@ impl Rings {
     /// Those of the dead of which all is taken: they are not read again.
     pub(super) fn ended(&mut self) -> Vec<RingEnd> {
         let is_told = |source: &Source| source.consumer.counts().refused == source.told;
-        let is_over = |source: &Source| source.has_ended && !source.has_more() && is_told(source);
+        let is_taken = |source: &Source| source.is_given_up() || !source.has_more() && is_told(source);
+        let is_over = |source: &Source| source.has_ended && is_taken(source);
         let over: Vec<u64> =
             self.sources.iter().filter(|(_, source)| is_over(source)).map(|(&number, _)| number).collect();
         let end = |number| Some(RingEnd { number, taken: self.sources.remove(&number)?.taken });
@@ -202,13 +199,18 @@ impl Rings {
 }
 
 impl Source {
+    /// Whether nothing that it says is believed any more.
+    fn is_given_up(&self) -> bool {
+        self.broken >= BROKEN_MAX
+    }
+
     fn has_more(&self) -> bool {
-        self.broken < BROKEN_MAX && (self.is_loaded || self.consumer.has_more())
+        !self.is_given_up() && (self.is_loaded || self.consumer.has_more())
     }
 
     /// Copies the next record out, if there is one; its time.
     fn load(&mut self, lines: &mut Lines) -> Option<i64> {
-        while !self.is_loaded && self.broken < BROKEN_MAX {
+        while !self.is_loaded && !self.is_given_up() {
             match self.consumer.take(&mut self.buffer) {
                 Taken::Nothing => return None,
                 Taken::Broken(why) => self.complain(why, lines),
@@ -220,8 +222,9 @@ impl Source {
 
     fn complain(&mut self, why: &str, lines: &mut Lines) {
         self.broken += 1;
-        self.cursor = self.consumer.cursor();
-        let what = if self.broken < BROKEN_MAX { "skipped" } else { "skipped, and nothing more is read there" };
+        // A successor shall not complain of it again.
+        (self.cursor, self.is_touched) = (self.consumer.cursor(), true);
+        let what = if self.is_given_up() { "skipped, and nothing more is read there" } else { "skipped" };
         let who = if self.origin.name.is_empty() { "the master" } else { &self.origin.name };
         let message = format!("the log's ring of {who} is damaged: {why}: {what}");
         lines.add(&Origin::default(), &loss::entry(&message, now_us()));

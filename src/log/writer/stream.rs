@@ -21,8 +21,9 @@ use super::pending::Pending;
 const ATOMIC_LEN: usize = 4096;
 
 /// Lines of so long are written once more into a file that was truncated by somebody: so long may it take
-/// from the end of a copy to the truncation. They are still in memory, half a MiB of them at least.
-const RECENT: Duration = Duration::from_secs(1);
+/// from the end of a copy to the truncation, and from there until it is noticed. They are still in memory, half a MiB
+/// of them at least.
+const RECENT: Duration = Duration::from_millis(1100);
 
 /// How exactly it is known when they were written.
 const RECENT_STEP: Duration = Duration::from_millis(10);
@@ -107,10 +108,13 @@ impl Stream {
 
     /// Writes what it takes without blocking.
     pub(super) fn write(&mut self, pending: &mut Pending, ledger: &mut Ledger) -> Written {
+        // It may be truncated when nothing else is to be written.
+        if (self.is_watched() || !pending.is_empty())
+            && let Err(error) = self.look_for_truncation(pending, ledger)
+        {
+            return Written::Failed(error);
+        }
         while !pending.is_empty() {
-            if let Err(error) = self.look_for_truncation(pending, ledger) {
-                return Written::Failed(error);
-            }
             if !self.is_writable() {
                 return Written::Later;
             }
@@ -135,6 +139,11 @@ impl Stream {
             }
         }
         Written::All
+    }
+
+    /// Whether it is a file that somebody may truncate who has missed the last lines.
+    pub(super) fn is_watched(&self) -> bool {
+        self.origin.is_some() && self.recent.back().is_some_and(|(since, _)| since.elapsed() <= RECENT)
     }
 
     /// The length and the number of a regular file.

@@ -1,0 +1,73 @@
+//! Files that are rotated by the daemon itself, while records come.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use super::book::Book;
+use super::writers::Writers;
+use super::{Site, Way, over_both_ways};
+
+over_both_ways! {
+    files_rotated_by_size_under_load_hold_every_line,
+    only_so_many_rotated_files_are_kept,
+}
+
+/// The rotated files, the oldest first: their names say when they were rotated.
+fn rotated(site: &Site) -> Vec<PathBuf> {
+    let entries = fs::read_dir(site.directory.path()).expect("a directory").flatten();
+    let name = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).map(str::to_owned).unwrap_or_default();
+    let mut all: Vec<PathBuf> =
+        entries.map(|entry| entry.path()).filter(|path| name(path).starts_with("log.json.")).collect();
+    all.sort_by_key(|path| path.display().to_string().trim_end_matches(".gz").to_owned());
+    all
+}
+
+fn is_compressed(path: &PathBuf) -> bool {
+    path.extension().is_some_and(|ending| ending == "gz")
+}
+
+/// As any gzip reads it.
+fn content(path: &PathBuf) -> Vec<u8> {
+    if !is_compressed(path) {
+        return fs::read(path).expect("read");
+    }
+    let gunzipped = Command::new("gzip").arg("-dc").arg(path).output().expect("gzip(1) is there");
+    assert!(gunzipped.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&gunzipped.stderr));
+    gunzipped.stdout
+}
+
+fn files_rotated_by_size_under_load_hold_every_line(way: Way) {
+    let site = Site::new(way);
+    let server = site.server("size = \"16K\"\nkeep = 100\ncompress = true", "").workers(2).start();
+    let writers = Writers::start(server.address(), 4, 10);
+    server.wait_for("four rotated files", || {
+        (rotated(&site).iter().filter(|path| is_compressed(path)).count() >= 4).then_some(())
+    });
+    let logged = writers.finish();
+    logged.assert_served();
+    server.wait_for("the last compression", || rotated(&site).iter().all(is_compressed).then_some(()));
+    let _ = site.stop(server);
+    // The last look before the end may have rotated once more.
+    let mut all: Vec<u8> = rotated(&site).iter().flat_map(content).collect();
+    all.extend(fs::read(site.path("log.json")).expect("read"));
+    Book::of(&all).assert_complete(&logged);
+}
+
+fn only_so_many_rotated_files_are_kept(way: Way) {
+    let site = Site::new(way);
+    let server = site.server("size = 1024\nkeep = 2", "").workers(1).start();
+    let writers = Writers::start(server.address(), 1, 10);
+    let mut names = std::collections::BTreeSet::new();
+    server.wait_for("five rotated files", || {
+        names.extend(rotated(&site));
+        (names.len() >= 5).then_some(())
+    });
+    let logged = writers.finish();
+    logged.assert_served();
+    let _ = site.stop(server);
+    let kept = rotated(&site);
+    assert_eq!(kept.len(), 2, "{kept:?}");
+    let all: Vec<u8> = kept.iter().flat_map(content).chain(fs::read(site.path("log.json")).expect("read")).collect();
+    Book::of(&all).assert_in_order();
+}
