@@ -61,11 +61,18 @@ impl Told {
     }
 }
 
-/// The whole lines of a file, as JSON.
+/// The whole lines of a file, as JSON, what stands among the fields of a record beside the rest.
 fn lines(path: &Path) -> Vec<Value> {
     let text = fs::read_to_string(path).unwrap_or_default();
     let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-    whole.map(|line| serde_json::from_str(line).expect("an object on each line")).collect()
+    whole.map(|line| flat(serde_json::from_str(line).expect("an object on each line"))).collect()
+}
+
+fn flat(mut line: Value) -> Value {
+    if let Value::Object(fields) = line["fields"].take() {
+        line.as_object_mut().expect("an object").extend(fields);
+    }
+    line
 }
 
 /// Some of an object's values.
