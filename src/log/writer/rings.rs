@@ -166,8 +166,8 @@ impl Rings {
 
     /// Wants to be woken; false: there is something already.
     pub(super) fn sleep(&self) -> bool {
-        let heard = self.sources.values().filter(|source| !source.is_given_up());
-        heard.fold(true, |silent, source| source.consumer.sleep() && !source.is_loaded && silent)
+        let mut heard = self.sources.values().filter(|source| !source.is_given_up());
+        heard.all(|source| source.consumer.sleep() && !source.is_loaded)
     }
 
     /// What was refused and not followed by a record that says so.

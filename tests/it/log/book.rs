@@ -1,13 +1,20 @@
 //! What was written, read back: who has said what, in which order, and what is told to be missing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use super::writers::Logged;
+
+/// Bytes at the end of a file that is too long to be read again and again.
+const TAIL_LEN: u64 = 64 * 1024;
+
+/// Records of the library's own among those that were refused, at most.
+const OWN_MAX: u64 = 50;
 
 /// The lines of one or more files that follow each other.
 pub(super) struct Book {
@@ -91,11 +98,23 @@ impl Book {
         }
     }
 
-    /// Whether each process has said here what it was asked for last.
+    /// The last lines of such a file.
+    pub(super) fn tail(path: &Path) -> Self {
+        let Ok(mut file) = File::open(path) else { return Self::of(b"") };
+        let len = file.metadata().map_or(0, |found| found.len());
+        let mut bytes = Vec::new();
+        let from = file.seek(SeekFrom::Start(len.saturating_sub(TAIL_LEN))).expect("seek");
+        file.read_to_end(&mut bytes).expect("read");
+        let start = if from == 0 { Some(0) } else { bytes.iter().position(|byte| *byte == b'\n').map(|at| at + 1) };
+        let end = bytes.iter().rposition(|byte| *byte == b'\n').map(|at| at + 1);
+        Self::of(start.zip(end).map_or(&[], |(start, end)| &bytes[start..end]))
+    }
+
+    /// Whether each process has said here the last that it was asked for.
     pub(super) fn has_the_last_of(&self, logged: &Logged) -> bool {
         let numbers = self.numbers();
         let last = |pid: &u64| numbers.get(pid).and_then(|all| all.last());
-        logged.of.iter().all(|(pid, ranges)| last(pid) >= ranges.last().map(|range| &range.start))
+        logged.of.iter().all(|(pid, ranges)| last(pid) >= ranges.last().map(|range| range.end - 1).as_ref())
     }
 
     /// Of what was logged, how many are not there.
@@ -108,6 +127,14 @@ impl Book {
             logged.difference(&there).count() as u64
         };
         logged.of.iter().map(absent).sum()
+    }
+
+    /// What was produced is written or said to be lost.
+    pub(super) fn assert_written_and_refused_are(&self, logged: &Logged) {
+        let (absent, lost) = (self.absent(logged), self.lost());
+        // A worker may have had something to say itself: that its loop stood still.
+        let own = lost.checked_sub(absent).unwrap_or_else(|| panic!("{absent} are absent and {lost} said to be lost"));
+        assert!(own <= OWN_MAX, "{absent} are absent and {lost} said to be lost");
     }
 
     /// Records that lines of the processes' own say are lost.

@@ -199,7 +199,7 @@ fn with_nowhere_else_to_go_what_does_not_fit_is_refused(way: Way) {
     assert!(remount.expect("mount(8) is there").success());
     server.wait_for("the last record", || {
         logged.ask(address, "/number/1");
-        Book::so_far(&file).has_the_last_of(&logged).then_some(())
+        Book::tail(&file).has_the_last_of(&logged).then_some(())
     });
     logged.assert_served();
     let _ = super::stop_with(&site, server);
@@ -208,7 +208,7 @@ fn with_nowhere_else_to_go_what_does_not_fit_is_refused(way: Way) {
     let lost = book.assert_losses_are_told_in_their_place();
     println!("{} records, {lost} refused", logged.total());
     assert!(lost > 0);
-    assert_eq!(book.absent(&logged), lost, "written and refused are what was produced");
+    book.assert_written_and_refused_are(&logged);
 }
 
 /// The kernel sends SIGXFSZ too (setrlimit(2)), whose default is death.

@@ -61,7 +61,8 @@ fn logrotate_copies_and_truncates_and_no_line_is_lost(way: Way) {
     let site = Site::new(way);
     let server = site.server("", "").workers(2).start();
     let configuration = configure(&site, "  copytruncate\n");
-    let writers = Writers::start(server.address(), 4, 10);
+    // What it misses is remembered, 1 MiB of it: on a busy machine it may take half a second for it.
+    let writers = Writers::start(server.address(), 1, 1);
     for _ in 0..ROTATIONS {
         let before = site.written();
         server.wait_for("records", || (site.written() > before + 20_000).then_some(()));
