@@ -25,7 +25,7 @@ use tokio::sync::Notify;
 const BATCH: u64 = 256;
 
 /// How soon is looked again where there is none.
-const LOOK_AGAIN: Duration = Duration::from_millis(1);
+const LOOK_AGAIN: Duration = Duration::from_micros(200);
 
 /// Records that are formatted to see how long that takes.
 const FORMATTED: u64 = 50_000;
@@ -167,7 +167,7 @@ async fn obey(slot: u16, order: Order, client: &Client<Conductor>) {
     let before = way.counts();
     let began_ns = nanoseconds(ClockId::CLOCK_MONOTONIC);
     let cpu_ns = match order.act {
-        Act::Log => log_fast(slot, &order, &way).await,
+        Act::Log => log_fast(slot, &order, &way),
         Act::Pace => {
             let paced = order.clone();
             tokio::task::spawn_blocking(move || pace(slot, &paced)).await.unwrap_or_default()
@@ -184,10 +184,13 @@ async fn obey(slot: u16, order: Order, client: &Client<Conductor>) {
     let _ = client.call(Report { slot, began_ns, cpu_ns, formatting_ns, refused, wakes }).await;
 }
 
-async fn log_fast(slot: u16, order: &Order, way: &Way) -> u64 {
+fn log_fast(slot: u16, order: &Order, way: &Way) -> u64 {
     let (mut number, end, mut cpu_ns) = (order.from, order.from + order.count, 0);
     while number < end {
-        way.wait(order, number - order.from).await;
+        while !way.has_room(order, number - order.from) {
+            std::thread::sleep(LOOK_AGAIN);
+            log::logger().flush();
+        }
         let before = nanoseconds(ClockId::CLOCK_THREAD_CPUTIME_ID);
         let batch = number..end.min(number + BATCH);
         number = batch.end;
@@ -212,11 +215,8 @@ fn pace(slot: u16, order: &Order) -> u64 {
 
 /// How records go, to see whether there is room for more.
 enum Way {
-    /// The process's own ring: `src/log/ring` says what is in it.
-    Ring {
-        memory: File,
-        capacity: u64,
-    },
+    /// Through the process's own ring: `src/log/ring` says what is in it.
+    Ring(File),
     Socket,
 }
 
@@ -236,22 +236,17 @@ impl Way {
         let found = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten().find(|descriptor| {
             fs::read_link(descriptor.path()).is_ok_and(|name| name.to_string_lossy().starts_with("/memfd:log ring"))
         });
-        let Some(memory) = found.and_then(|descriptor| File::open(descriptor.path()).ok()) else { return Self::Socket };
-        let way = Self::Ring { memory, capacity: 0 };
-        match (way.words(), way) {
-            (Some(words), Self::Ring { memory, .. }) if words[0] == u64::from_be_bytes(*b"fbyring1") => {
-                Self::Ring { memory, capacity: words[CAPACITY_AT] }
-            }
-            (_, way) => panic!("a ring of another layout: {:?}", way.words()),
-        }
+        found.and_then(|descriptor| File::open(descriptor.path()).ok()).map_or(Self::Socket, Self::Ring)
     }
 
     fn words(&self) -> Option<[u64; WORDS]> {
-        let Self::Ring { memory, .. } = self else { return None };
+        let Self::Ring(memory) = self else { return None };
         let mut bytes = [0; 8 * WORDS];
         memory.read_exact_at(&mut bytes, 0).ok()?;
-        let (words, _) = bytes.as_chunks();
-        Some(std::array::from_fn(|word| u64::from_ne_bytes(words[word])))
+        let (chunks, _) = bytes.as_chunks();
+        let words: [u64; WORDS] = std::array::from_fn(|word| u64::from_ne_bytes(chunks[word]));
+        assert_eq!(words[0], u64::from_be_bytes(*b"fbyring1"), "a ring of another layout");
+        Some(words)
     }
 
     /// Records refused, and wake-ups, until now.
@@ -260,25 +255,15 @@ impl Way {
         (words[REFUSED_AT..WAKES_AT].iter().sum(), words[WAKES_AT])
     }
 
-    /// Until there is room for a batch after so many records.
-    async fn wait(&self, order: &Order, count: u64) {
-        while !self.has_room(order, count) {
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-    }
-
+    /// For a batch after so many records.
     fn has_room(&self, order: &Order, count: u64) -> bool {
-        match (self, self.words()) {
-            (Self::Ring { capacity, .. }, Some(words)) => {
-                // Three quarters are for records of all levels.
-                words[HEAD_AT] - words[TAIL_AT] + BATCH * RECORD_WORDS <= capacity * 3 / 4
-            }
-            _ => {
-                let written = fs::metadata(&order.file).map_or(0, |found| found.len()).saturating_sub(order.len);
-                // Of all workers together, and they are all as far as this one.
-                written / LINE_LEN + UNDERWAY * order.reports as u64 >= count * order.reports as u64
-            }
+        if let Some(words) = self.words() {
+            // Three quarters are for records of all levels.
+            return words[HEAD_AT] - words[TAIL_AT] + BATCH * RECORD_WORDS <= words[CAPACITY_AT] * 3 / 4;
         }
+        let written = fs::metadata(&order.file).map_or(0, |found| found.len()).saturating_sub(order.len);
+        // Of all workers together, and they are all as far as this one.
+        written / LINE_LEN + UNDERWAY * order.reports as u64 >= count * order.reports as u64
     }
 }
 

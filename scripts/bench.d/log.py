@@ -48,7 +48,7 @@ COMPARED = f"""\
   tracing     tracing's fmt subscriber and tracing-appender, non-blocking, told to lose nothing
 The rate is until the last record is in the file. The processor's time is that of the producing process, all its
 threads, less what formatting the same message into memory takes; what a producer of forebay takes to see whether
-there is room for more, after every 256 records, is not counted: it sleeps a millisecond where there is none. The
+there is room for more, before every 256 records, is not counted: it sleeps for 200 µs where there is none. The
 others block by themselves. Who logs faster than that is refused records by forebay, and told so in the log; none
 are here. Every record is looked for in the file by its number."""
 

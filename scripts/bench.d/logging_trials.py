@@ -1,5 +1,6 @@
 """What the log does when somebody is killed or stands still, and how often it is woken."""
 
+import os
 import pathlib
 import random
 import re
@@ -8,7 +9,6 @@ import signal
 import statistics
 import subprocess
 import tempfile
-import os
 import time
 
 from logging_daemon import LINE_LEN, Daemon, length, wait_for
@@ -21,6 +21,8 @@ UNDER_FIRE = 30_000
 PRODUCERS = 4
 CONNECTIONS = 8
 PERIOD_RECORDS = 10
+# After so long without a record no more will come.
+SILENCE_S = 3
 PERIODS_PER_S = 2000
 
 
@@ -31,26 +33,35 @@ class Numbers:
         self.file = open(file, "rb")
         self.rest = b""
         self.counts = {}
+        self.read_lately = 0
         self.refused = 0
 
     def read(self):
         text = self.rest + self.file.read()
-        text, newline, self.rest = text.rpartition(b"\n")
+        text, _, self.rest = text.rpartition(b"\n")
+        self.read_lately = len(text)
         # Both begin with what is found fast.
         for producer, number in re.findall(rb"\] (\d):(\d{8}) GET", text):
-            record = (int(producer), int(number))
-            self.counts[record] = self.counts.get(record, 0) + 1
+            counts = self.of(int(producer), int(number) + 1)
+            counts[int(number)] += 1
         self.refused += sum(int(number) for number in re.findall(rb"\] (\d+) records? lost here", text))
         return self
 
-    def has(self, records):
-        return all(record in self.counts for record in records)
+    def of(self, producer, end):
+        """Of one producer, for numbers up to this one at least."""
+        counts = self.counts.setdefault(producer, bytearray())
+        if len(counts) < end:
+            counts.extend(bytes(2 * end - len(counts)))
+        return counts
+
+    def missing(self, expected):
+        return sum(self.of(producer, numbers.stop).count(0, numbers.start, numbers.stop) for producer, numbers in expected)
 
     def result(self, expected):
         """What is missing beyond what was refused and told so, and what is there twice."""
-        missing = sum(record not in self.counts for record in expected)
-        return {"records": len(expected), "lost": missing - self.refused, "refused": self.refused,
-                "twice": sum(count - 1 for count in self.counts.values())}
+        return {"records": sum(len(numbers) for _, numbers in expected), "refused": self.refused,
+                "lost": self.missing(expected) - self.refused,
+                "twice": sum(max(count - 1, 0) for counts in self.counts.values() for count in counts)}
 
 
 def with_daemon(program, place, transport, workers, use_it, port=0):
@@ -65,10 +76,10 @@ def with_daemon(program, place, transport, workers, use_it, port=0):
 
 def settle(numbers, expected):
     """Waits until all is there, or nothing has come for so long that it will not."""
-    last, since = -1, time.monotonic()
-    while not numbers.read().has(expected) and time.monotonic() - since < 3:
-        if len(numbers.counts) != last:
-            last, since = len(numbers.counts), time.monotonic()
+    since = time.monotonic()
+    while numbers.read().missing(expected) and time.monotonic() - since < SILENCE_S:
+        if numbers.read_lately:
+            since = time.monotonic()
         time.sleep(0.005)
 
 
@@ -81,11 +92,10 @@ def kill_producers(program, place, transport, rounds):
             wait_for("all workers", lambda: daemon.status().get("state") == "serving")
             first = daemon.next
             daemon.order("Die", LAST_WORDS, slot=slot, reports=0)
-            records = [(slot, record) for record in range(first, daemon.next)]
+            expected.append((slot, range(first, daemon.next)))
             wait_for("the file", daemon.file.exists)
             numbers = numbers or Numbers(daemon.file)
-            settle(numbers, records)
-            expected += records
+            settle(numbers, expected[-1:])
         return numbers.result(expected)
     return with_daemon(program, place, transport, 2, trial)
 
@@ -95,19 +105,18 @@ def kill_helpers(program, place, transport, rounds):
     def trial(daemon):
         daemon.order("Log", UNDER_FIRE)
         numbers = Numbers(daemon.file)
-        expected = [(slot, record) for slot in range(PRODUCERS) for record in range(daemon.next)]
+        expected = [(slot, range(daemon.next)) for slot in range(PRODUCERS)]
         settle(numbers, expected)
         for _ in range(rounds):
             helper = wait_for("a log helper", lambda: daemon.helper("log"))
-            first = daemon.next
+            first, before = daemon.next, length(daemon.file)
             order = daemon.start_order("Log", UNDER_FIRE)
-            before = length(daemon.file)
             wait_for("records", lambda: length(daemon.file) > before)
             # All of them take about so long.
             time.sleep(random.uniform(0, 0.05))
             os.kill(helper, signal.SIGKILL)
             daemon.finish_order(order)
-            records = [(slot, record) for slot in range(PRODUCERS) for record in range(first, daemon.next)]
+            records = [(slot, range(first, daemon.next)) for slot in range(PRODUCERS)]
             settle(numbers, records)
             expected += records
         return numbers.result(expected)

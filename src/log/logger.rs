@@ -270,6 +270,6 @@ fn with_scratch(use_it: impl FnOnce(&mut Vec<u8>)) {
 }
 
 pub(super) fn now_us() -> i64 {
-    // It costs half of what `SystemTime` takes to be a number.
+    // Not `SystemTime`, which takes a quarter longer until it is a number.
     clock_gettime(ClockId::CLOCK_REALTIME).map_or(0, |now| now.num_microseconds())
 }

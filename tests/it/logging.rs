@@ -55,6 +55,16 @@ fn to_log_into_a_ring_takes_no_memory() {
 }
 
 #[test]
+fn a_filter_may_have_a_pattern_for_the_message() {
+    let server = Server::of(example("fixture")).workers(1).configuration("[log]\nlevel = \"info/let go\"\n").start();
+    get(server.address(), "/log/3").expect("an answer");
+    get(server.address(), "/hold/dev/null").expect("an answer");
+    server.wait_for_log("let go by dev/null\n");
+    assert!(!server.log().contains("record "), "{}", server.log());
+    server.stop();
+}
+
+#[test]
 fn a_panic_of_the_applications_closure_is_the_reason_of_the_failed_start() {
     let mut server = Server::of(example("fixture")).workers(1).variable("FIXTURE", "panic").launch();
     assert_eq!(server.wait().code(), Some(1));
