@@ -127,8 +127,8 @@ pub(crate) struct HelperStatus {
 /// The log, and what has become of it. `produced` is `refused`, `taken` and what is on its way.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct LogStatus {
-    /// `ring` or `socket`. The numbers of records are those of processes that have a ring: over the socket each
-    /// counts for itself, and a line in the log tells what it has dropped.
+    /// `ring` or `socket`. Over the socket those records are counted that have come, and those that were dropped
+    /// when the line that tells of it has come: what a killed process had in its buffer is nowhere.
     pub(crate) transport: String,
     /// What is logged as the settings have it, in RUST_LOG's syntax.
     pub(crate) level: String,
@@ -136,7 +136,7 @@ pub(crate) struct LogStatus {
     pub(crate) raised: Option<RaisedStatus>,
     /// Records, of all processes since the daemon started.
     pub(crate) produced: u64,
-    /// Of these, the ones for which a ring had no room.
+    /// Of these, the ones for which there was no room.
     pub(crate) refused: RefusedStatus,
     /// The ones that the log helper has.
     pub(crate) taken: u64,

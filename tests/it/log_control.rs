@@ -361,7 +361,7 @@ fn the_log_is_shown_with_its_targets() {
         let kinds: Vec<Value> =
             log["targets"].as_array().expect("targets").iter().map(|one| one["kind"].clone()).collect();
         assert_eq!((&log["transport"], json!(kinds)), (&json!(transport), json!(["console", "file"])), "{log}");
-        assert_eq!(log["produced"].as_u64().is_some_and(|count| count > 100), transport == "ring", "{log}");
+        assert!(log["produced"].as_u64().is_some_and(|count| count > 100), "{log}");
         let (short, whole) = (done(&server, &["status"]), done(&server, &["log"]));
         assert!(short.lines().any(|line| line.starts_with("log: console, /")), "{short}");
         assert!(whole.contains("level: info\n") && whole.contains("app.log  file"), "{whole}");
