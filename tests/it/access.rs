@@ -172,7 +172,7 @@ fn a_client_that_is_gone_is_told_before_and_within_its_answer() {
     drop(reading);
     let line = told.request("/download");
     assert_eq!(some(&line, &["status", "aborted"]), json!([200, true]), "{line}");
-    assert!(line["bytes"].as_u64().is_some_and(|bytes| (1..150_000).contains(&bytes)), "{line}");
+    assert!(line["bytes"].as_u64().is_some_and(|bytes| bytes < 150_000), "{line}");
     told.server.stop();
 }
 
@@ -190,6 +190,8 @@ fn a_stream_is_told_when_it_has_ended_and_a_websocket_when_it_begins() {
     talker.say("still here");
     talker.hear();
     assert_eq!(told.requests().len(), 2);
+    // Nobody waits for its answer to Close.
+    drop(talker);
     told.server.stop();
 }
 

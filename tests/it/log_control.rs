@@ -259,7 +259,7 @@ fn who_does_not_read_harms_nobody_and_is_told_what_is_missing() {
         // As many at once as a ring takes; in all more than is kept for who does not read.
         for round in 1..=12 {
             get(server.address(), "/log/1000").expect("an answer");
-            let is_there = |log: &str| log.matches("] record 999 ").count() == round;
+            let is_there = |log: &str| log.matches("] record 999\n").count() == round;
             server.wait_for("all records in the log", || is_there(&server.log()).then_some(()));
         }
         assert!(!server.log().contains(" lost here"), "nobody waits for who does not read");
