@@ -35,6 +35,72 @@ fn kinds(list: &[(&str, usize)]) -> Kinds {
     list.iter().filter(|(_, count)| *count > 0).map(|&(kind, count)| (kind.to_owned(), count)).collect()
 }
 
+/// What the master, the log helper, the zygote and each of so many workers have open, if each process has so many
+/// rings and connections to log by.
+fn of_each_role(workers: usize, ring: usize, sent: usize) -> [Kinds; 4] {
+    let master = kinds(&[
+        ("null", 1 + 2),
+        ("log", 2),
+        ("master.lock", 1),
+        ("children.lock", 1),
+        ("fixture", 1),
+        ("memfd:configuration", 1),
+        ("count of kills for memory", 1),
+        ("memfd:scoreboard", 1),
+        ("eventpoll", 1),
+        ("listening tcp", 1),
+        ("listening control.sock", 1),
+        ("listening log.sock", 1),
+        ("memfd:log ledger", 1),
+        ("memfd:log target", 1),
+        // Its own twice, as who keeps it and as who writes there.
+        ("memfd:log ring", ring * (2 + 1 + workers)),
+        // What wakes the log helper: to give it to others, and to use it.
+        ("eventfd", 1 + ring),
+        // For the signals, to the log, and to each child.
+        ("unix", 2 + sent + 2 + workers),
+        // Both ends of what zygotes and workers print.
+        ("pipe", 2 * (1 + workers)),
+    ]);
+    let log = kinds(&[
+        ("null", 1),
+        ("log", 2),
+        ("children.lock", 1),
+        ("memfd:scoreboard", 1),
+        ("eventpoll", 1),
+        ("listening log.sock", 1),
+        ("memfd:log ledger", 1),
+        ("memfd:log ring", ring * (2 + workers)),
+        // What others wake it by, and what its second thread would.
+        ("eventfd", 2),
+        // To the master; from the master, the zygote and the workers.
+        ("unix", 1),
+        ("log.sock", sent * (2 + workers)),
+        ("pipe", 1 + workers),
+    ]);
+    let zygote = kinds(&[
+        ("null", 1),
+        ("pipe", 2),
+        ("children.lock", 1),
+        ("memfd:log ring", ring),
+        ("eventfd", ring),
+        ("unix", 1 + sent),
+    ]);
+    let worker = kinds(&[
+        ("null", 1),
+        ("pipe", 2),
+        ("children.lock", 1),
+        ("memfd:scoreboard", 1),
+        ("eventpoll", 2),
+        ("memfd:log ring", ring),
+        ("eventfd", 1 + ring),
+        ("listening tcp", 1),
+        // To the master, to the log, and for the signals.
+        ("unix", 1 + sent + 3),
+    ]);
+    [master, log, zygote, worker]
+}
+
 #[test]
 fn every_process_has_exactly_the_descriptors_of_its_role() {
     for (workers, transport) in [(1, "ring"), (3, "ring"), (3, "socket")] {
@@ -43,66 +109,7 @@ fn every_process_has_exactly_the_descriptors_of_its_role() {
         let workers = usize::from(workers);
         // Of a ring, and of a connection in its place.
         let (ring, sent) = if transport == "ring" { (1, 0) } else { (0, 1) };
-        let master = kinds(&[
-            ("null", 1 + 2),
-            ("log", 2),
-            ("master.lock", 1),
-            ("children.lock", 1),
-            ("fixture", 1),
-            ("memfd:configuration", 1),
-            ("count of kills for memory", 1),
-            ("memfd:scoreboard", 1),
-            ("eventpoll", 1),
-            ("listening tcp", 1),
-            ("listening control.sock", 1),
-            ("listening log.sock", 1),
-            ("memfd:log ledger", 1),
-            ("memfd:log target", 1),
-            // Its own twice, as who keeps it and as who writes there.
-            ("memfd:log ring", ring * (2 + 1 + workers)),
-            // What wakes the log helper: to give it to others, and to use it.
-            ("eventfd", 1 + ring),
-            // For the signals, to the log, and to each child.
-            ("unix", 2 + sent + 2 + workers),
-            // Both ends of what zygotes and workers print.
-            ("pipe", 2 * (1 + workers)),
-        ]);
-        let log = kinds(&[
-            ("null", 1),
-            ("log", 2),
-            ("children.lock", 1),
-            ("memfd:scoreboard", 1),
-            ("eventpoll", 1),
-            ("listening log.sock", 1),
-            ("memfd:log ledger", 1),
-            ("memfd:log ring", ring * (2 + workers)),
-            // What others wake it by, and what its second thread would.
-            ("eventfd", 2),
-            // To the master; from the master, the zygote and the workers.
-            ("unix", 1),
-            ("log.sock", sent * (2 + workers)),
-            ("pipe", 1 + workers),
-        ]);
-        let zygote = kinds(&[
-            ("null", 1),
-            ("pipe", 2),
-            ("children.lock", 1),
-            ("memfd:log ring", ring),
-            ("eventfd", ring),
-            ("unix", 1 + sent),
-        ]);
-        let worker = kinds(&[
-            ("null", 1),
-            ("pipe", 2),
-            ("children.lock", 1),
-            ("memfd:scoreboard", 1),
-            ("eventpoll", 2),
-            ("memfd:log ring", ring),
-            ("eventfd", 1 + ring),
-            ("listening tcp", 1),
-            // To the master, to the log, and for the signals.
-            ("unix", 1 + sent + 3),
-        ]);
+        let [master, log, zygote, worker] = of_each_role(workers, ring, sent);
         expect(server.pid(), "master", &master);
         expect(server.helper("log"), "helper log", &log);
         expect(server.helper("zygote"), "zygote", &zygote);

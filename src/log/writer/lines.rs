@@ -159,7 +159,7 @@ impl Lines {
         let mut changes = Vec::new();
         for outlet in &mut self.outlets {
             changes.extend(outlet.write(&mut self.ledger).map(|change| (outlet.number, change)));
-            if let Some(file) = outlet.to_sync(now) {
+            if let Some(file) = outlet.due_for_sync(now) {
                 side.sync(outlet.number, file);
             }
         }

@@ -250,7 +250,7 @@ impl Outlet {
     }
 
     /// A descriptor of the file that is to be forced to the disk now.
-    pub(super) fn to_sync(&mut self, now: Instant) -> Option<OwnedFd> {
+    pub(super) fn due_for_sync(&mut self, now: Instant) -> Option<OwnedFd> {
         let every = match self.sync.when {
             Fsync::Never => return None,
             Fsync::Error => Duration::ZERO,

@@ -1,7 +1,7 @@
 //! Files that are rotated by the daemon itself, while records come.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::book::Book;
@@ -16,19 +16,19 @@ over_both_ways! {
 /// The rotated files, the oldest first: their names say when they were rotated.
 fn rotated(site: &Site) -> Vec<PathBuf> {
     let entries = fs::read_dir(site.directory.path()).expect("a directory").flatten();
-    let name = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).map(str::to_owned).unwrap_or_default();
+    let name = |path: &Path| path.file_name().and_then(|name| name.to_str()).map(str::to_owned).unwrap_or_default();
     let mut all: Vec<PathBuf> =
         entries.map(|entry| entry.path()).filter(|path| name(path).starts_with("log.json.")).collect();
     all.sort_by_key(|path| path.display().to_string().trim_end_matches(".gz").to_owned());
     all
 }
 
-fn is_compressed(path: &PathBuf) -> bool {
+fn is_compressed(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending == "gz")
 }
 
 /// As any gzip reads it.
-fn content(path: &PathBuf) -> Vec<u8> {
+fn content(path: &Path) -> Vec<u8> {
     if !is_compressed(path) {
         return fs::read(path).expect("read");
     }
@@ -46,10 +46,10 @@ fn files_rotated_by_size_under_load_hold_every_line(way: Way) {
     });
     let logged = writers.finish();
     logged.assert_served();
-    server.wait_for("the last compression", || rotated(&site).iter().all(is_compressed).then_some(()));
+    server.wait_for("the last compression", || rotated(&site).iter().all(|path| is_compressed(path)).then_some(()));
     let _ = site.stop(server);
     // The last look before the end may have rotated once more.
-    let mut all: Vec<u8> = rotated(&site).iter().flat_map(content).collect();
+    let mut all: Vec<u8> = rotated(&site).iter().flat_map(|path| content(path)).collect();
     all.extend(fs::read(site.path("log.json")).expect("read"));
     Book::of(&all).assert_complete(&logged);
 }
@@ -68,6 +68,7 @@ fn only_so_many_rotated_files_are_kept(way: Way) {
     let _ = site.stop(server);
     let kept = rotated(&site);
     assert_eq!(kept.len(), 2, "{kept:?}");
-    let all: Vec<u8> = kept.iter().flat_map(content).chain(fs::read(site.path("log.json")).expect("read")).collect();
+    let all: Vec<u8> =
+        kept.iter().flat_map(|path| content(path)).chain(fs::read(site.path("log.json")).expect("read")).collect();
     Book::of(&all).assert_in_order();
 }

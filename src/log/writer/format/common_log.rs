@@ -168,7 +168,8 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_a_dash() {
-        let table: [(&[(&str, Value<'_>)], &str, &str); 4] = [
+        type Row<'a> = (&'a [(&'a str, Value<'a>)], &'a str, &'a str);
+        let table: [Row<'_>; 4] = [
             (&[], "-", "\"-\" - -"),
             (&[("path", Value::Text(""))], "-", "\"-\" - -"),
             (&[("method", Value::Text("GET")), ("bytes", Value::Number("0"))], "-", "\"GET - -\" - -"),
