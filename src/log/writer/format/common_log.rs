@@ -1,6 +1,6 @@
 //! The Common Log Format: a line for each request, as Apache writes it.
 //!
-//! `%h %l %u %t "%r" %>s %b` of mod_log_config (https://httpd.apache.org/docs/2.4/mod/mod_log_config.html),
+//! `%h %l %u %t "%r" %>s %b` of mod_log_config (<https://httpd.apache.org/docs/2.4/mod/mod_log_config.html>),
 //! escaped as its section "Format Notes" says.
 
 use std::io::Write;

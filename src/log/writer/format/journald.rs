@@ -1,4 +1,4 @@
-//! systemd's native protocol (https://systemd.io/JOURNAL_NATIVE_PROTOCOL/): fields by name, one after another.
+//! systemd's native protocol (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>): fields by name, one after another.
 //!
 //! The time is the record's own: it may have waited, and what the journal itself notes is when it came.
 
