@@ -28,25 +28,12 @@ pub(crate) struct SharedWords {
 impl SharedWords {
     /// Makes `count` words, all zero.
     pub(crate) fn create(name: &str, count: usize) -> io::Result<Self> {
-        let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
-        fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR)?;
-        let len = i64::try_from(count * WORD).map_err(io::Error::other)?;
-        nix::unistd::ftruncate(&fd, len)?;
-        // Before anything is mapped: memory that is short now is an error here, not SIGBUS later.
-        fallocate(&fd, nix::fcntl::FallocateFlags::empty(), 0, len)?;
-        fcntl(&fd, FcntlArg::F_ADD_SEALS(SEALS | SealFlag::F_SEAL_SEAL))?;
-        Self::attach(fd)
+        Self::attach(preallocated(name, count * WORD)?)
     }
 
     /// Maps what another process made; refused unless it is sealed.
     pub(crate) fn attach(fd: OwnedFd) -> io::Result<Self> {
-        let seals = SealFlag::from_bits_truncate(fcntl(&fd, FcntlArg::F_GET_SEALS)?);
-        if !seals.contains(SEALS) {
-            return Err(io::Error::other("shared memory is not sealed"));
-        }
-        let file = File::from(fd);
-        let map = MmapRaw::map_raw(&file)?;
-        Ok(Self { map, fd: file.into() })
+        Ok(Self { map: mapped(&fd)?, fd })
     }
 
     pub(crate) fn words(&self) -> &[AtomicU64] {
@@ -70,24 +57,13 @@ pub(crate) struct HeldBytes {
 impl HeldBytes {
     /// Makes the memory, of `len` zeros. Nobody has it yet.
     pub(crate) fn make(name: &str, len: usize) -> io::Result<OwnedFd> {
-        let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
-        fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR)?;
-        let len = i64::try_from(len).map_err(io::Error::other)?;
-        nix::unistd::ftruncate(&fd, len)?;
-        // Before it is mapped: as with the words.
-        fallocate(&fd, nix::fcntl::FallocateFlags::empty(), 0, len)?;
-        fcntl(&fd, FcntlArg::F_ADD_SEALS(SEALS | SealFlag::F_SEAL_SEAL))?;
-        Ok(fd)
+        preallocated(name, len)
     }
 
     /// Takes it. The one who had it before is dead: processes that had it at once would read what the other
     /// is writing.
     pub(crate) fn take(fd: OwnedFd) -> io::Result<Self> {
-        let seals = SealFlag::from_bits_truncate(fcntl(&fd, FcntlArg::F_GET_SEALS)?);
-        if !seals.contains(SEALS) {
-            return Err(io::Error::other("shared memory is not sealed"));
-        }
-        Ok(Self { map: MmapRaw::map_raw(&File::from(fd))? })
+        Ok(Self { map: mapped(&fd)? })
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
@@ -107,12 +83,36 @@ impl HeldBytes {
 pub(crate) fn sealed_bytes(name: &str, content: &[u8]) -> io::Result<OwnedFd> {
     use std::io::Write;
 
-    let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
-    fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR)?;
-    let mut file = File::from(fd);
+    let mut file = File::from(unsealed(name)?);
     file.write_all(content)?;
     fcntl(&file, FcntlArg::F_ADD_SEALS(SEALS | SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL))?;
     Ok(file.into())
+}
+
+/// Memory of `len` zeros that nobody can cut off.
+fn preallocated(name: &str, len: usize) -> io::Result<OwnedFd> {
+    let fd = unsealed(name)?;
+    let len = i64::try_from(len).map_err(io::Error::other)?;
+    nix::unistd::ftruncate(&fd, len)?;
+    // Before anything is mapped: memory that is short now is an error here, not SIGBUS later.
+    fallocate(&fd, nix::fcntl::FallocateFlags::empty(), 0, len)?;
+    fcntl(&fd, FcntlArg::F_ADD_SEALS(SEALS | SealFlag::F_SEAL_SEAL))?;
+    Ok(fd)
+}
+
+fn unsealed(name: &str) -> io::Result<OwnedFd> {
+    let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    Ok(fd)
+}
+
+/// Maps what is sealed, and nothing else.
+fn mapped(fd: &OwnedFd) -> io::Result<MmapRaw> {
+    let seals = SealFlag::from_bits_truncate(fcntl(fd, FcntlArg::F_GET_SEALS)?);
+    if !seals.contains(SEALS) {
+        return Err(io::Error::other("shared memory is not sealed"));
+    }
+    MmapRaw::map_raw(fd)
 }
 
 #[cfg(test)]
