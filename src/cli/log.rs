@@ -1,8 +1,8 @@
 //! `log`: where it goes, what is logged now, more of it for a while, its files anew.
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use super::args::LogCommand;
 use super::client::Client;
@@ -14,6 +14,7 @@ use crate::contract::ids::{Generation, Slot};
 use crate::contract::status::Status;
 use crate::contract::time::ms;
 use crate::error::{Error, Exit};
+use crate::log::logger::now_us;
 use crate::log::loss;
 use crate::log::record::{Entry, Origin};
 use crate::log::writer::format::{Formatter, Look, Names};
@@ -31,7 +32,7 @@ pub(crate) fn log(program: &str, whom: &Whom, command: LogCommand) -> Result<(),
             print(&format!("{}\n", table::of_log(&log)))
         }
         LogCommand::Follow { filter, json, count } => {
-            let look = if json { Look::Json } else { Look::Text { colours: wants_colours() } };
+            let look = if json { Look::Json } else { Look::text_on(&io::stdout()) };
             Tail::new(look, count).follow(&run_dir, &filter)
         }
         LogCommand::Level { filter, lasting } => {
@@ -47,10 +48,6 @@ pub(crate) fn log(program: &str, whom: &Whom, command: LogCommand) -> Result<(),
         }
         LogCommand::Reopen => reopen(program, &run_dir),
     }
-}
-
-fn wants_colours() -> bool {
-    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
 fn reopen(program: &str, run_dir: &Path) -> Result<(), Error> {
@@ -145,11 +142,6 @@ impl Tail {
         self.formatter.write(&origin, &entry, &mut out);
         out
     }
-}
-
-fn now_us() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -153,18 +153,18 @@ pub(crate) fn close(limit_ms: u16) {
     install(Sink::Nowhere, 0);
 }
 
-/// The last record of the master was logged: what lies in its ring waits for the log helper, or for
-/// [`close_for_good`].
-pub(crate) fn fall_silent() {
-    LOGGER.record_len_max.store(0, Ordering::Relaxed);
-}
-
 /// The same for the master, whose ring ends with it: what is not taken in this time is printed.
 pub(crate) fn close_for_good(limit_ms: u16) {
     if let Sink::Ring(spout) = &mut *lock(&LOGGER.sink) {
         spout.finish(limit_ms);
     }
     close(limit_ms);
+}
+
+/// The last record of the master was logged: what lies in its ring waits for the log helper, or for
+/// [`close_for_good`].
+pub(crate) fn fall_silent() {
+    LOGGER.record_len_max.store(0, Ordering::Relaxed);
 }
 
 fn install(sink: Sink, record_len_max: usize) {
@@ -269,7 +269,8 @@ fn with_scratch(use_it: impl FnOnce(&mut Vec<u8>)) {
     }
 }
 
-pub(super) fn now_us() -> i64 {
+/// Microseconds since 1970-01-01T00:00:00Z.
+pub(crate) fn now_us() -> i64 {
     // Not `SystemTime`, which takes a quarter longer until it is a number.
     clock_gettime(ClockId::CLOCK_REALTIME).map_or(0, |now| now.num_microseconds())
 }

@@ -14,7 +14,7 @@ const LEVEL_NAMES: [&str; LEVELS] = ["error", "warn", "info", "debug", "trace"];
 const FIELD_NAMES: [&str; LEVELS] = ["lost_error", "lost_warn", "lost_info", "lost_debug", "lost_trace"];
 
 /// `7 records lost here: the log helper does not keep up (5 info, 2 debug)`
-pub(crate) fn message(lost: [u64; LEVELS]) -> String {
+fn message(lost: [u64; LEVELS]) -> String {
     // A hostile process may count as it likes.
     let total = lost.iter().fold(0_u64, |sum, count| sum.saturating_add(*count));
     let each = lost.iter().zip(LEVEL_NAMES).filter(|(count, _)| **count > 0);
@@ -24,7 +24,7 @@ pub(crate) fn message(lost: [u64; LEVELS]) -> String {
 }
 
 /// The same for programs.
-pub(crate) fn fields(lost: [u64; LEVELS]) -> Vec<u8> {
+fn fields(lost: [u64; LEVELS]) -> Vec<u8> {
     let mut out = Vec::new();
     for (count, name) in lost.iter().zip(FIELD_NAMES).filter(|(count, _)| **count > 0) {
         add_field(name, Value::Number(&count.to_string()), &mut out);
@@ -40,6 +40,12 @@ pub(crate) fn told(entry: &Entry<'_>) -> Option<[u64; LEVELS]> {
     let count = |name: &str| entry.fields.get(name)?.parse().ok();
     let lost = FIELD_NAMES.map(|name| count(name).unwrap_or(0));
     (lost != [0; LEVELS]).then_some(lost)
+}
+
+/// Makes the record that says so, and gives it away.
+pub(crate) fn tell(lost: [u64; LEVELS], time_us: i64, to: impl FnOnce(&Entry<'_>)) {
+    let (message, fields) = (message(lost), fields(lost));
+    to(&Entry { fields: Fields::read(&fields).unwrap_or_default(), ..entry(&message, time_us) });
 }
 
 /// A warning of this library's own.

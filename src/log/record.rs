@@ -2,8 +2,9 @@
 //!
 //! Everything is borrowed: a record is written where it was read, and copied by whoever keeps it.
 
-use log::Level;
+use env_filter::Filter;
 use log::kv::{self, Key, VisitSource, VisitValue};
+use log::{Level, Metadata, Record};
 
 use crate::contract::ids::{Generation, Role, Slot};
 
@@ -83,6 +84,15 @@ impl Origin {
         let generation = name.rsplit_once(" generation ").and_then(|(_, number)| number.parse().ok()).map(Generation);
         let worker = which.filter(|_| kind == Some("worker") && generation.is_some());
         Self { name: name.to_owned(), worker: worker.and_then(|slot| slot.parse().ok()).map(Slot), generation, pid }
+    }
+}
+
+impl Entry<'_> {
+    /// Whether it passes this filter, which may have a pattern for the message.
+    pub(crate) fn is_wanted_by(&self, filter: &Filter) -> bool {
+        // A filter takes a record of the facade's.
+        let metadata = Metadata::builder().level(self.level).target(self.target).build();
+        filter.matches(&Record::builder().metadata(metadata).args(format_args!("{}", self.message)).build())
     }
 }
 

@@ -16,7 +16,7 @@ use crate::ipc::log_record::LogRecord;
 use crate::ipc::message::{self, Hello};
 use crate::log::logger::now_us;
 use crate::log::loss;
-use crate::log::record::{Entry, Fields};
+use crate::log::record::Entry;
 use crate::log::ring::{LEVELS, index, share};
 
 /// Bytes that may wait.
@@ -97,11 +97,8 @@ impl Sender {
             return;
         }
         let dropped = std::mem::take(&mut self.dropped);
-        let (message, fields) = (loss::message(dropped), loss::fields(dropped));
-        let fields = Fields::read(&fields).unwrap_or_default();
         // It has the number of nobody: who counts finds the gap in front of the next one.
-        let entry = Entry { fields, ..loss::entry(&message, time_us) };
-        message::log(0, &LogRecord::of(&entry), &mut self.unsent);
+        loss::tell(dropped, time_us, |entry| message::log(0, &LogRecord::of(entry), &mut self.unsent));
     }
 
     /// Writes as much as the socket takes now.

@@ -7,7 +7,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use env_filter::{Builder, Filter};
-use log::{Metadata, Record};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::contract::control::{FOLLOWED, Followed, NO_REQUEST, Nothing, Refusal};
@@ -88,12 +87,7 @@ impl Followers {
 
 impl Follower {
     fn add(&mut self, origin: &Origin, entry: &Entry<'_>) {
-        let metadata = Metadata::builder().level(entry.level).target(entry.target).build();
-        let wants = self.filter.enabled(&metadata)
-            && self
-                .filter
-                .matches(&Record::builder().metadata(metadata).args(format_args!("{}", entry.message)).build());
-        if !wants {
+        if !entry.is_wanted_by(&self.filter) {
             return;
         }
         if self.unread.len() >= UNREAD_MAX {

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use env_filter::{Builder, Filter};
-use log::{Level, Metadata, Record};
+use log::Level;
 
 use super::datagram::{Address, Datagrams, Sent};
 use super::format::{Formatter, Look, Names};
@@ -158,11 +158,7 @@ impl Outlet {
     }
 
     fn wants(&self, entry: &Entry<'_>) -> bool {
-        let Some(filter) = &self.filter else { return true };
-        // A filter may have a pattern for the message, which takes a whole record.
-        let metadata = Metadata::builder().level(entry.level).target(entry.target).build();
-        filter.enabled(&metadata)
-            && filter.matches(&Record::builder().metadata(metadata).args(format_args!("{}", entry.message)).build())
+        self.filter.as_ref().is_none_or(|filter| entry.is_wanted_by(filter))
     }
 
     fn append(&mut self, origin: &Origin, entry: &Entry<'_>) {
@@ -299,16 +295,12 @@ fn send(datagrams: &mut Datagrams, pending: &mut Pending, ledger: &Ledger) -> Se
 }
 
 fn look(target: &Target) -> Look {
-    use std::io::IsTerminal;
-
     match (&target.sink, target.format) {
         (Sink::Syslog(syslog), _) => Look::Syslog { facility: syslog.facility },
         (Sink::Journald(_), _) => Look::Journald,
         (Sink::Console | Sink::File(_), Format::Json) => Look::Json,
         (Sink::Console | Sink::File(_), Format::Common) => Look::Common,
-        (Sink::Console, Format::Text) => {
-            Look::Text { colours: io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none() }
-        }
+        (Sink::Console, Format::Text) => Look::text_on(&io::stderr()),
         (Sink::File(_), Format::Text) => Look::Text { colours: false },
     }
 }

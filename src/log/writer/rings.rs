@@ -16,7 +16,7 @@ use crate::contract::orders::{RECALLED_LEN_MAX, RECALLED_MAX, RingEnd, RingGiven
 use crate::log::encoding::{self, Decoded};
 use crate::log::logger::now_us;
 use crate::log::loss;
-use crate::log::record::{Entry, Fields, Origin};
+use crate::log::record::Origin;
 use crate::log::ring::{Consumer, LEVELS, Ring, Taken};
 
 /// A record with so many bytes of others behind it is not among the last lines of its process. To take note
@@ -262,9 +262,7 @@ impl Source {
         if lost == [0; LEVELS] {
             return self.is_told;
         }
-        let fields = loss::fields(lost);
-        let fields = Fields::read(&fields).unwrap_or_default();
-        lines.add(&self.origin, &Entry { fields, ..loss::entry(&loss::message(lost), time_us) });
+        loss::tell(lost, time_us, |entry| lines.add(&self.origin, entry));
         true
     }
 

@@ -12,6 +12,8 @@ mod syslog;
 mod text;
 
 use self::stamp::Stamp;
+use std::io::IsTerminal;
+
 use crate::log::record::{Entry, Origin, Value};
 
 pub(super) use self::syslog::HEAD_LEN_MAX as SYSLOG_HEAD_LEN_MAX;
@@ -29,6 +31,13 @@ pub(crate) enum Look {
     Syslog { facility: u8 },
     /// systemd's native protocol, a datagram each.
     Journald,
+}
+
+impl Look {
+    /// Text, in colours where somebody sees them who has not said otherwise.
+    pub(crate) fn text_on(stream: &impl IsTerminal) -> Self {
+        Self::Text { colours: stream.is_terminal() && std::env::var_os("NO_COLOR").is_none() }
+    }
 }
 
 /// What a receiver is told of this program.
