@@ -88,15 +88,19 @@ impl Producer {
 
     fn has_room(&mut self, level: Level, count: usize) -> bool {
         let limit = share(self.ring.capacity, level) as u64;
-        if self.used() + count as u64 <= limit {
-            return true;
+        limit.checked_sub(count as u64).is_some_and(|others| !self.is_used_beyond(others))
+    }
+
+    /// Whether more than so many words are not taken yet; the helper's word is asked for only if it matters.
+    fn is_used_beyond(&mut self, limit: u64) -> bool {
+        if self.used() > limit {
+            let tail = self.ring.header(TAIL_AT).load(Acquire);
+            // A number that cannot be leaves everything as it was.
+            if self.head.wrapping_sub(tail) <= self.ring.capacity as u64 {
+                self.tail = tail;
+            }
         }
-        let tail = self.ring.header(TAIL_AT).load(Acquire);
-        // A number that cannot be leaves everything as it was.
-        if self.head.wrapping_sub(tail) <= self.ring.capacity as u64 {
-            self.tail = tail;
-        }
-        self.used() + count as u64 <= limit
+        self.used() > limit
     }
 
     fn used(&self) -> u64 {
@@ -117,7 +121,7 @@ impl Producer {
     fn is_to_wake(&mut self) -> bool {
         let is_due = match self.ring.header(WAKE_AT).load(SeqCst) {
             ASLEEP => true,
-            UNTIL_HALF => self.is_half_full(),
+            UNTIL_HALF => self.is_used_beyond(self.ring.capacity as u64 / 2),
             _ => false,
         };
         if !is_due || self.ring.header(WAKE_AT).swap(AWAKE, SeqCst) == AWAKE {
@@ -126,17 +130,6 @@ impl Producer {
         let wakes = self.ring.header(WAKES_AT);
         wakes.store(wakes.load(Relaxed) + 1, Relaxed);
         true
-    }
-
-    fn is_half_full(&mut self) -> bool {
-        let half = self.ring.capacity as u64 / 2;
-        if self.used() > half {
-            let tail = self.ring.header(TAIL_AT).load(Acquire);
-            if self.head.wrapping_sub(tail) <= self.ring.capacity as u64 {
-                self.tail = tail;
-            }
-        }
-        self.used() > half
     }
 }
 
