@@ -157,6 +157,9 @@ impl Ledger {
 
     /// Everything that was staged has happened.
     pub(super) fn commit(&mut self) {
+        if self.staged.is_empty() {
+            return;
+        }
         assert!(self.staged.len() <= JOURNAL_MAX, "invariant: a commit has room for all who stage");
         let words = self.words.words();
         for (pair, (place, value)) in words[JOURNAL_AT..RINGS_AT].chunks_exact(2).zip(&self.staged) {

@@ -63,6 +63,7 @@ const RETRY: Duration = Duration::from_millis(20);
 
 /// How often a queue of datagrams that was full is tried: some ten messages are room for more.
 const REQUEUE: Duration = Duration::from_millis(1);
+
 /// How soon a file is looked at again that was written to: whoever copies it and then truncates it has missed the
 /// last lines.
 const WATCH: Duration = Duration::from_millis(100);
@@ -375,7 +376,6 @@ impl Writer {
         let Some(end) = self.end else { return false };
         let all_said = alone || !self.orphaned;
         let nothing_left = all_said
-            && self.side.is_synced()
             && self.peers.is_empty()
             && self.captures.is_quiet()
             && self.rings.is_empty()

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -170,8 +170,9 @@ impl Stream {
         }
         let since = self.recent.iter().find(|(until, _)| until.elapsed() <= RECENT).map_or(position, |(_, from)| *from);
         let (first, second) = pending.written_since(since);
-        write_all(file, first)?;
-        write_all(file, second)?;
+        let mut file = file;
+        file.write_all(first)?;
+        file.write_all(second)?;
         self.begin(pending, ledger);
         Ok(())
     }
@@ -186,17 +187,6 @@ impl Stream {
             self.recent.pop_front();
         }
     }
-}
-
-fn write_all(file: &File, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match nix::unistd::write(file, bytes) {
-            Ok(count) => bytes = &bytes[count..],
-            Err(Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -238,6 +228,10 @@ mod tests {
             self.ledger.commit();
         }
 
+        fn write(&mut self, pending: &mut Pending, stream: &mut Stream) {
+            assert!(matches!(stream.write(pending, &mut self.ledger), Written::All));
+        }
+
         fn read(&self, name: &str) -> String {
             fs::read_to_string(self.directory.path().join(name)).expect("read")
         }
@@ -247,103 +241,45 @@ mod tests {
     fn what_was_written_and_not_noted_is_written_once() {
         let mut kit = Kit::new();
         let (mut pending, mut stream) = kit.start("log");
-        kit.add(
-            &mut pending,
-            "first
-",
-        );
-        assert!(matches!(stream.write(&mut pending, &mut kit.ledger), Written::All));
-        kit.add(
-            &mut pending,
-            "second
-third
-",
-        );
+        kit.add(&mut pending, "first\n");
+        kit.write(&mut pending, &mut stream);
+        kit.add(&mut pending, "second\nthird\n");
         // Killed when the kernel has taken a part.
-        write_all(
-            stream.file().expect("a file"),
-            b"second
-th",
-        )
-        .expect("write");
+        stream.file().expect("a file").write_all(b"second\nth").expect("write");
         drop((pending, stream));
         let (mut pending, mut stream) = kit.start("log");
-        assert!(matches!(stream.write(&mut pending, &mut kit.ledger), Written::All));
-        assert_eq!(
-            kit.read("log"),
-            "first
-second
-third
-"
-        );
+        kit.write(&mut pending, &mut stream);
+        assert_eq!(kit.read("log"), "first\nsecond\nthird\n");
     }
 
     #[test]
     fn into_another_file_goes_what_is_left() {
         let mut kit = Kit::new();
         let (mut pending, mut stream) = kit.start("log");
-        kit.add(
-            &mut pending,
-            "first
-",
-        );
-        assert!(matches!(stream.write(&mut pending, &mut kit.ledger), Written::All));
-        kit.add(
-            &mut pending,
-            "second
-",
-        );
+        kit.add(&mut pending, "first\n");
+        kit.write(&mut pending, &mut stream);
+        kit.add(&mut pending, "second\n");
         drop((pending, stream));
         let (mut pending, mut stream) = kit.start("other");
-        assert!(matches!(stream.write(&mut pending, &mut kit.ledger), Written::All));
+        kit.write(&mut pending, &mut stream);
         let next = kit.open("next");
         stream.switch(next, &pending, &mut kit.ledger);
-        kit.add(
-            &mut pending,
-            "third
-",
-        );
-        assert!(matches!(stream.write(&mut pending, &mut kit.ledger), Written::All));
-        assert_eq!(
-            [kit.read("log"), kit.read("other"), kit.read("next")],
-            [
-                "first
-", "second
-", "third
-"
-            ]
-        );
+        kit.add(&mut pending, "third\n");
+        kit.write(&mut pending, &mut stream);
+        assert_eq!([kit.read("log"), kit.read("other"), kit.read("next")], ["first\n", "second\n", "third\n"]);
     }
 
     #[test]
     fn a_truncated_file_gets_the_last_lines_once_more() {
         let mut kit = Kit::new();
         let (mut pending, mut stream) = kit.start("log");
-        kit.add(
-            &mut pending,
-            "first
-",
-        );
-        assert!(matches!(stream.write(&mut pending, &mut kit.ledger), Written::All));
+        kit.add(&mut pending, "first\n");
+        kit.write(&mut pending, &mut stream);
         File::options().write(true).open(kit.directory.path().join("log")).expect("open").set_len(0).expect("truncate");
-        kit.add(
-            &mut pending,
-            "second
-",
-        );
-        assert!(matches!(stream.write(&mut pending, &mut kit.ledger), Written::All));
-        kit.add(
-            &mut pending,
-            "third
-",
-        );
-        assert!(matches!(stream.write(&mut pending, &mut kit.ledger), Written::All));
-        assert_eq!(
-            kit.read("log"),
-            "first
-second
-third
-"
-        );
+        kit.add(&mut pending, "second\n");
+        kit.write(&mut pending, &mut stream);
+        kit.add(&mut pending, "third\n");
+        kit.write(&mut pending, &mut stream);
+        assert_eq!(kit.read("log"), "first\nsecond\nthird\n");
     }
 }
