@@ -16,7 +16,7 @@ use super::supervisor::Event;
 use super::targets::{LOOK_EVERY, Targets};
 use crate::contract::ids::{Birth, Role};
 use crate::contract::lock;
-use crate::contract::orders::{LogOrder, LogReport, RINGS_AT_ONCE};
+use crate::contract::orders::{LogOrder, LogReport, RINGS_AT_ONCE, RingGiven};
 use crate::error::{Chain, Context, Error};
 use crate::log::{logger, writer};
 use crate::settings::Settings;
@@ -160,22 +160,30 @@ impl Master {
         self.log.troubles.clear();
         self.tell_the_targets(log)?;
         self.hand_on_the_switches()?;
-        for rings in self.log.rings.all().chunks(RINGS_AT_ONCE) {
-            let memory: Vec<BorrowedFd<'_>> =
-                rings.iter().filter_map(|ring| self.log.rings.memory(ring.number)).collect();
-            self.children.tell(log, &LogOrder::Rings { rings: rings.to_vec() }, &memory)?;
-        }
+        self.show_rings(log, &self.log.rings.all())?;
         for number in self.log.rings.ended() {
             self.children.tell(log, &LogOrder::RingEnds { number }, &[])?;
         }
         let outputs: Vec<(&Role, &Output)> = self.outputs.iter().collect();
-        for outputs in outputs.chunks(RINGS_AT_ONCE) {
-            let names = outputs.iter().map(|(post, _)| post.to_string()).collect();
-            let readers: Vec<BorrowedFd<'_>> = outputs.iter().map(|(_, output)| output.reader.as_fd()).collect();
-            self.children.tell(log, &LogOrder::Capture { names }, &readers)?;
-        }
+        self.show_outputs(log, &outputs)?;
         self.compress_what_waits();
         Ok(())
+    }
+
+    fn show_rings(&self, log: Birth, rings: &[RingGiven]) -> io::Result<()> {
+        rings.chunks(RINGS_AT_ONCE).try_for_each(|rings| {
+            let memory: Vec<BorrowedFd<'_>> =
+                rings.iter().filter_map(|ring| self.log.rings.memory(ring.number)).collect();
+            self.children.tell(log, &LogOrder::Rings { rings: rings.to_vec() }, &memory)
+        })
+    }
+
+    fn show_outputs(&self, log: Birth, outputs: &[(&Role, &Output)]) -> io::Result<()> {
+        outputs.chunks(RINGS_AT_ONCE).try_for_each(|outputs| {
+            let names = outputs.iter().map(|(post, _)| post.to_string()).collect();
+            let readers: Vec<BorrowedFd<'_>> = outputs.iter().map(|(_, output)| output.reader.as_fd()).collect();
+            self.children.tell(log, &LogOrder::Capture { names }, &readers)
+        })
     }
 
     /// A new one begins with the files of the last one, as far as that had come, and goes on with those that were
@@ -212,8 +220,7 @@ impl Master {
             let output = Output::new(self.service)?;
             // One that has not begun is shown all of them then: a stream read twice is torn to pieces.
             if let Some(log) = self.log.helper {
-                let order = LogOrder::Capture { names: vec![post.to_string()] };
-                self.children.tell(log, &order, &[output.reader.as_fd()])?;
+                self.show_outputs(log, &[(&post, &output)])?;
             }
             self.outputs.insert(post, output);
         }
@@ -237,8 +244,8 @@ impl Master {
             return None;
         }
         let made = self.log.rings.make_for(birth, role, pid, len).and_then(|given| {
-            if let (Some(log), Some(memory)) = (self.log.helper, self.log.rings.memory(given.number)) {
-                self.children.tell(log, &LogOrder::Rings { rings: vec![given] }, &[memory])?;
+            if let Some(log) = self.log.helper {
+                self.show_rings(log, &[given])?;
             }
             Ok(given.number)
         });
@@ -283,16 +290,15 @@ impl Master {
     fn target_is_in_trouble(&mut self, target: u64, reason: Option<String>) {
         let Some(held) = self.log.targets.get(target) else { return };
         let name = held.name();
-        match &reason {
+        match reason.map(|reason| plain(&reason, REASON_LEN_MAX)) {
             Some(reason) => {
-                let reason = plain(reason, REASON_LEN_MAX);
                 log::error!(target: "forebay", "the log cannot be written to {name}: {reason}; it is tried again, and what does not fit in between is counted");
+                self.log.troubles.insert(target, reason);
             }
-            None => log::warn!(target: "forebay", "the log is written to {name} again"),
-        }
-        match reason {
-            Some(reason) => drop(self.log.troubles.insert(target, plain(&reason, REASON_LEN_MAX))),
-            None => drop(self.log.troubles.remove(&target)),
+            None => {
+                log::warn!(target: "forebay", "the log is written to {name} again");
+                self.log.troubles.remove(&target);
+            }
         }
     }
 
