@@ -11,7 +11,6 @@ import json
 import os
 import pathlib
 import shutil
-import signal
 import socket
 import statistics
 import subprocess
@@ -21,6 +20,7 @@ import time
 
 # Behind all others: one of the files here has the name of a standard module.
 sys.path.append(str(pathlib.Path(__file__).parent))
+from command_line import positive, run_program  # noqa: E402
 from machine import find, free_ports  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -225,15 +225,6 @@ def print_table(peers, found):
               f"({min(one['rounds']):.2f} to {max(one['rounds']):.2f}); the aim, {one['aim']}, is {verdict}")
 
 
-def positive(kind):
-    def parse(text):
-        number = kind(text)
-        if not 0 < number < float("inf"):
-            raise argparse.ArgumentTypeError("must be more than 0")
-        return number
-    return parse
-
-
 def parse_options():
     parser = argparse.ArgumentParser(
         prog="scripts/bench ipc", formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -247,8 +238,6 @@ def parse_options():
 
 def main():
     options = parse_options()
-    # TERM ends this program as Ctrl-C does: through the clean-up.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     directory = pathlib.Path(tempfile.mkdtemp(prefix="forebay-bench-"))
     started, loads = [], []
     try:
@@ -281,11 +270,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except subprocess.CalledProcessError as error:
-        sys.exit(f"{error.cmd[0]} failed with status {error.returncode}\n{error.stderr or ''}")
-    except subprocess.TimeoutExpired as error:
-        sys.exit(f"{error.cmd[0]} does not end within {error.timeout:g} s")
+    run_program(main)

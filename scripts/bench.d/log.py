@@ -11,7 +11,6 @@ import os
 import pathlib
 import re
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import time
 
 # Behind all others: one of the files here has the name of a standard module.
 sys.path.append(str(pathlib.Path(__file__).parent))
+from command_line import positive, run_program  # noqa: E402
 from logging_daemon import LINE_LEN, PATIENCE_S, Daemon, build, length, processor_s, wait_for  # noqa: E402
 from logging_trials import kill_helpers, kill_producers, latency, wake_ups  # noqa: E402
 
@@ -217,15 +217,6 @@ def print_kills(options, program, place):
     return found
 
 
-def positive(kind):
-    def parse(text):
-        number = kind(text)
-        if not 0 < number < float("inf"):
-            raise argparse.ArgumentTypeError("must be more than 0")
-        return number
-    return parse
-
-
 def parse_options():
     parser = argparse.ArgumentParser(
         prog="scripts/bench log", formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -244,8 +235,6 @@ def parse_options():
 
 def main():
     options = parse_options()
-    # TERM ends this program as Ctrl-C does: through the clean-up.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     place = pathlib.Path(tempfile.mkdtemp(prefix="forebay-bench-", dir=options.directory))
     try:
         if options.kills:
@@ -263,11 +252,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except subprocess.CalledProcessError as error:
-        sys.exit(f"{error.cmd[0]} failed with status {error.returncode}\n{error.stderr or ''}")
-    except subprocess.TimeoutExpired as error:
-        sys.exit(f"{error.cmd[0]} does not end within {error.timeout:g} s")
+    run_program(main)
