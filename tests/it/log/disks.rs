@@ -70,12 +70,29 @@ fn missed(book: &Book) -> u64 {
     said.sum()
 }
 
-/// Waits until the other file has all that was logged.
-fn wait_for_all(site: &Site, server: &Server, logged: &Logged) {
+/// The file is in order, and as much is missing there as its lines say; how much.
+fn assert_what_is_missing_is_told(book: &Book) -> u64 {
+    book.assert_in_order();
+    let missing: u64 = book.missing().values().map(|missing| missing.gaps).sum();
+    assert_eq!(missed(book), missing, "so many as its lines say");
+    missing
+}
+
+/// Logs until the disk is full, and more than waits for it; the other file has all of it.
+fn overfill(site: &Site, server: &Server) -> Logged {
+    let (address, mut logged) = (server.address(), Logged::default());
+    server.wait_for("a full disk", || {
+        logged.ask(address, "/number/500");
+        server.log().contains("the log cannot be written to ").then_some(())
+    });
+    for _ in 0..20 {
+        logged.ask(address, "/number/500");
+    }
     server.wait_for("all records elsewhere", || {
         let numbers = site.book_so_far().numbers();
         (numbers.values().map(Vec::len).sum::<usize>() as u64 == logged.total()).then_some(())
     });
+    logged
 }
 
 fn a_target_that_is_always_full_disturbs_nobody(way: Way) {
@@ -110,18 +127,7 @@ fn a_file_goes_on_in_order_when_its_disk_has_room_again(way: Way) {
     let filling = disk.fill();
     let file = disk.path.join("small.json");
     let server = site.server("", &target(&file, "")).workers(2).start();
-    let address = server.address();
-    let mut logged = Logged::default();
-    let is_full = || server.log().contains("the log cannot be written to ");
-    server.wait_for("a full disk", || {
-        logged.ask(address, "/number/500");
-        is_full().then_some(())
-    });
-    // More than waits for it.
-    for _ in 0..20 {
-        logged.ask(address, "/number/500");
-    }
-    wait_for_all(&site, &server, &logged);
+    let (address, mut logged) = (server.address(), overfill(&site, &server));
     fs::remove_file(&filling).expect("make room");
     server.wait_for_log(&format!("the log is written to {} again", file.display()));
     for _ in 0..4 {
@@ -131,11 +137,9 @@ fn a_file_goes_on_in_order_when_its_disk_has_room_again(way: Way) {
     site.stop(server).assert_complete(&logged);
     // Each line is whole: it went on with the byte that did not fit.
     let book = Book::read(&[file]);
-    book.assert_in_order();
-    let missing: u64 = book.missing().values().map(|missing| missing.gaps).sum();
+    let missing = assert_what_is_missing_is_told(&book);
     println!("{} records, {missing} missing there", logged.total());
     assert!(missing > 0);
-    assert_eq!(missed(&book), missing, "so many as its lines say");
     assert_eq!(book.lost(), 0, "nobody has refused any");
 }
 
@@ -146,16 +150,7 @@ fn what_a_full_disk_made_missing_is_told_by_a_successor_too(way: Way) {
     let filling = disk.fill();
     let file = disk.path.join("small.json");
     let server = site.server("", &target(&file, "")).workers(2).start();
-    let address = server.address();
-    let mut logged = Logged::default();
-    server.wait_for("a full disk", || {
-        logged.ask(address, "/number/500");
-        server.log().contains("the log cannot be written to ").then_some(())
-    });
-    for _ in 0..20 {
-        logged.ask(address, "/number/500");
-    }
-    wait_for_all(&site, &server, &logged);
+    let (address, mut logged) = (server.address(), overfill(&site, &server));
     let old = server.helper("log");
     server.signal(old, SIGKILL);
     server.wait_until("its successor", |status| {
@@ -169,11 +164,8 @@ fn what_a_full_disk_made_missing_is_told_by_a_successor_too(way: Way) {
     });
     logged.assert_served();
     site.stop(server).assert_in_order();
-    let book = Book::read(&[file]);
-    book.assert_in_order();
-    let missing: u64 = book.missing().values().map(|missing| missing.gaps).sum();
     // Socket: nobody logs while the log helper is away.
-    assert_eq!(missed(&book), missing, "so many as its lines say");
+    assert_what_is_missing_is_told(&Book::read(&[file]));
 }
 
 /// There the file is waited for: what does not fit is refused by the processes themselves, in their rings or in
