@@ -1,6 +1,6 @@
 //! A server that a test harms under every kind of client, and what must hold after it whatever the harm was.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use forebay::testing::Server;
@@ -123,8 +123,8 @@ impl Aftermath {
         let status = server.wait();
         println!("stopped after {} ms", asked.elapsed().as_millis());
         assert!(status.success(), "the master ended with {status}");
-        let left: Vec<u32> = server.processes().into_iter().map(|(pid, _)| pid).collect();
-        assert_eq!(left, strangers, "what is left after the stop");
+        let left: BTreeSet<u32> = server.processes().into_iter().map(|(pid, _)| pid).collect();
+        assert_eq!(left, strangers.iter().copied().collect(), "what is left after the stop");
         strangers.iter().for_each(|&pid| server.signal(pid, SIGKILL));
         server.wait_for("the end of all", || {
             (server.processes().is_empty() && server.zombies().is_empty()).then_some(())
