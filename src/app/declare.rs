@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::rt::{Read, Write};
@@ -35,6 +36,8 @@ pub(crate) trait Replica {
 
 /// What connections know of their worker's end, and it of them.
 pub(crate) trait Ends: Send + Sync {
+    /// Whether connections shall end.
+    fn have_begun(&self) -> bool;
     /// Once this resolves a connection shall end with its next answer.
     fn next(&self) -> BoxFuture<()>;
     /// Once this resolves: soon, also when nothing more is asked.
@@ -168,8 +171,10 @@ pub(crate) enum Unanswerable {
 
 /// A connection's bytes, whatever carries them.
 pub(crate) trait Duplex: Read + Write + Send + Unpin {
-    /// Whether the kernel holds bytes to be read, also those that the loop has not been told of.
-    fn has_unread(&self) -> bool;
+    /// What comes next, as far as it is there: also what the loop has not been told of.
+    fn peek(&self, buffer: &mut [u8]) -> usize;
+    /// Ready when something may be read, or the end; nothing is kept in memory until then.
+    fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<()>;
 }
 
 /// A connection.

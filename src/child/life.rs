@@ -33,6 +33,10 @@ static RECORD: OnceLock<(Scoreboard, u32)> = OnceLock::new();
 /// Whether the log's socket did not take all.
 static BACKLOG: Notify = Notify::const_new();
 
+pub(super) fn scoreboard() -> Option<&'static Scoreboard> {
+    RECORD.get().map(|(scoreboard, _)| scoreboard)
+}
+
 pub(super) fn record() -> Option<Record<'static>> {
     RECORD.get().map(|(scoreboard, number)| scoreboard.record(*number))
 }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{Birth, Generation, HelperName, Role};
+use crate::settings::http::Http;
 use crate::settings::log::Target;
 
 /// The version of this page. A zygote says in its manifest which one it takes to understand that.
@@ -182,6 +183,9 @@ pub(crate) struct Begin {
     /// A worker logs each request that it has answered.
     #[serde(default)]
     pub(crate) access: bool,
+    /// What clients may take of a worker.
+    #[serde(default = "Http::usual")]
+    pub(crate) http: Http,
     /// The log helper's socket.
     pub(crate) log_socket: PathBuf,
     /// Where the helpers' sockets are: `NAME.sock` in it.

@@ -20,6 +20,8 @@ const STRIDE_WORDS: usize = 16;
 const HEADER_MAGIC: usize = 0;
 const HEADER_STRIDE: usize = 1;
 const HEADER_RECORDS: usize = 2;
+/// No record from this number on was ever used; 0: the master does not say.
+const HEADER_USED: usize = 3;
 
 /// A word of a record.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +32,8 @@ enum Field {
     Requests = 2,
     /// Milliseconds of the longest turn of the owner's loop.
     LongestTurn = 3,
+    /// Of a worker: twice its generation, and one more while it takes connections.
+    Serves = 4,
 }
 
 /// All records.
@@ -71,6 +75,19 @@ impl Scoreboard {
         self.memory.fd()
     }
 
+    /// Makes a record a new owner's; only the master does.
+    pub(crate) fn assign(&self, number: u32) {
+        self.record(number).clear();
+        self.memory.words()[HEADER_USED].fetch_max(u64::from(number) + 1, Release);
+    }
+
+    /// The records of all workers.
+    pub(crate) fn workers(&self) -> impl Iterator<Item = Record<'_>> {
+        let used = u32::try_from(self.memory.words()[HEADER_USED].load(Acquire)).unwrap_or(u32::MAX);
+        let end = if used == 0 { self.records } else { used.min(self.records) };
+        (0..end).map(|number| self.record(number)).filter(|record| record.word(Field::Serves).load(Relaxed) != 0)
+    }
+
     /// The record with this number; one that does not exist is the caller's bug.
     pub(crate) fn record(&self, number: u32) -> Record<'_> {
         assert!(number < self.records, "record {number} of {}", self.records);
@@ -90,7 +107,7 @@ impl Record<'_> {
         &self.words[field as usize]
     }
 
-    /// Before a new owner gets it.
+    /// When its owner is gone.
     pub(crate) fn clear(&self) {
         self.words.iter().for_each(|word| word.store(0, Relaxed));
     }
@@ -110,6 +127,16 @@ impl Record<'_> {
 
     pub(crate) fn set_connections(&self, open: u64) {
         self.word(Field::Connections).store(open, Relaxed);
+    }
+
+    /// Only for a worker: whether it takes connections now.
+    pub(crate) fn set_taking(&self, generation: u32, takes: bool) {
+        self.word(Field::Serves).store(u64::from(generation) << 1 | u64::from(takes), Relaxed);
+    }
+
+    /// Whether this is a worker of that generation that takes connections.
+    pub(crate) fn takes_for(&self, generation: u32) -> bool {
+        self.word(Field::Serves).load(Relaxed) == u64::from(generation) << 1 | 1
     }
 
     pub(crate) fn requests(&self) -> u64 {
@@ -148,6 +175,21 @@ mod tests {
         let theirs = Scoreboard::attach(ours.fd().try_clone_to_owned().expect("dup")).expect("attach");
         assert_eq!((theirs.record(1).requests(), theirs.record(1).connections()), (1, 9));
         assert_eq!((theirs.record(0).requests(), theirs.record(2).connections()), (0, 0));
+    }
+
+    #[test]
+    fn a_worker_is_found_from_its_word_to_its_end() {
+        let board = Scoreboard::create(5).expect("create");
+        (0..3).for_each(|number| board.assign(number));
+        board.record(1).set_taking(7, true);
+        board.record(2).set_taking(7, false);
+        board.record(2).set_connections(4);
+        let open = || board.workers().map(|record| record.connections()).collect::<Vec<_>>();
+        assert_eq!(open(), [0, 4]);
+        assert_eq!([1, 2].map(|number| board.record(number).takes_for(7)), [true, false]);
+        assert!(!board.record(1).takes_for(6));
+        board.record(2).clear();
+        assert_eq!(open(), [0]);
     }
 
     #[test]

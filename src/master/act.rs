@@ -249,6 +249,7 @@ impl Master {
             filter: self.filter_of(role),
             requests_max: requests_max(&settings.worker),
             slow_turn_ms: ms(settings.worker.slow_turn),
+            http: settings.http,
             access: settings.access.is_some(),
             log_socket: self.run_dir.log_socket_path(),
             ipc_dir: self.run_dir.ipc_dir(),
@@ -309,7 +310,7 @@ impl Master {
         let taken = |record| self.children.iter().any(|(_, process)| process.record == Some(record));
         let free = (0..RECORDS).find(|&record| !taken(record));
         let record = free.expect("invariant: there are more records than processes");
-        self.scoreboard.record(record).clear();
+        self.scoreboard.assign(record);
         record
     }
 

@@ -381,6 +381,10 @@ impl Master {
         for death in self.children.reap(&mut self.oom) {
             // What it said before it died is in its socket still.
             self.hear(death.birth);
+            // The other workers do not wait for it to take its share.
+            if let Some(record) = self.children.get(death.birth).and_then(|process| process.record) {
+                self.scoreboard.record(record).clear();
+            }
             // Before its successor is ordered: what it has made must not live beside that.
             if let Some(Role::Helper(name, generation)) = self.role(death.birth)
                 && self.offers.is_foreign(generation, name)

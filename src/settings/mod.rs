@@ -7,6 +7,7 @@ mod address;
 mod example;
 mod file;
 pub(crate) mod filter;
+pub(crate) mod http;
 mod key;
 mod listener;
 pub(crate) mod log;
@@ -26,6 +27,7 @@ pub(crate) use self::account::{Account, Group};
 pub(crate) use self::address::Address;
 pub(crate) use self::example::example;
 pub(crate) use self::file::read_whole;
+use self::http::Http;
 pub(crate) use self::key::{Given, Key};
 pub(crate) use self::listener::Listener;
 use self::log::{Target, Transport};
@@ -54,6 +56,7 @@ pub(crate) struct Settings {
     pub(crate) timeouts: Timeouts,
     pub(crate) restart: Restart,
     pub(crate) worker: WorkerLimits,
+    pub(crate) http: Http,
     /// RUST_LOG's syntax.
     pub(crate) log_level: String,
     pub(crate) log_transport: Transport,

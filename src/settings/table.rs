@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::account::{Account, Group};
 use super::key::{Given, Key};
 use super::{Settings, log, worker_count};
+use crate::contract::time::ms;
 
 /// The longest time that may be set, in seconds: a year.
 const SECONDS_MAX: f64 = 366.0 * 86_400.0;
@@ -18,6 +19,10 @@ const CONTROL_UIDS_MAX: usize = 64;
 /// The smallest and the largest ring, in bytes, both powers of two.
 const RING_MIN: u64 = 64 * 1024;
 const RING_MAX: u64 = 64 * 1024 * 1024;
+
+/// The smallest and the largest head of a request that may be allowed, in bytes.
+const HEADER_MIN: u32 = 8 * 1024;
+const HEADER_MAX: u32 = 1024 * 1024;
 
 /// All keys but those of `[listener.NAME]`, `[[log.target]]` and `[log.access]`, section by section.
 pub(crate) const KEYS: &[Key<Settings>] = &[
@@ -228,6 +233,115 @@ pub(crate) const KEYS: &[Key<Settings>] = &[
         set: |settings, given| time(&mut settings.worker.slow_turn, given, Duration::ZERO),
     },
     Key {
+        name: "http.max_connections",
+        value: "N",
+        default: "8192",
+        meaning: "open connections of one worker: who has so many leaves new ones to the others, then in the queue",
+        is_list: false,
+        set: |settings, given| count(&mut settings.http.connections, given, "a number of connections"),
+    },
+    Key {
+        name: "http.max_connections_total",
+        value: "N",
+        default: "(no limit)",
+        meaning: "the same for all workers together, also those that drain",
+        is_list: false,
+        set: |settings, given| some(&mut settings.http.connections_total, given, "a number of connections"),
+    },
+    Key {
+        name: "http.max_requests",
+        value: "N",
+        default: "(no limit)",
+        meaning: "requests at a time in one worker: one more is answered 503, with `Retry-After`",
+        is_list: false,
+        set: |settings, given| some(&mut settings.http.requests, given, "a number of requests"),
+    },
+    Key {
+        name: "http.max_requests_per_connection",
+        value: "N",
+        default: "(no limit)",
+        meaning: "the answer to so many says `Connection: close`; HTTP/2 gets GOAWAY",
+        is_list: false,
+        set: |settings, given| some(&mut settings.http.requests_per_connection, given, "a number of requests"),
+    },
+    Key {
+        name: "http.max_streams",
+        value: "N",
+        default: "100",
+        meaning: "requests at a time on one connection of HTTP/2, 1 to 65535",
+        is_list: false,
+        set: |settings, given| match u16::try_from(given.integer()?) {
+            Ok(streams @ 1..) => {
+                settings.http.streams = streams.into();
+                Ok(())
+            }
+            _ => Err("a number of streams is from 1 to 65535".to_owned()),
+        },
+    },
+    Key {
+        name: "http.max_header_size",
+        value: "BYTES",
+        default: "\"32K\"",
+        meaning: "of a request's head, 8K to 1M: a larger one is answered 431 and its connection closed",
+        is_list: false,
+        set: |settings, given| {
+            let size = u32::try_from(given.bytes()?).ok().filter(|size| (HEADER_MIN..=HEADER_MAX).contains(size));
+            settings.http.header_len = size.ok_or("a head has from 8K to 1M")?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "http.max_body_size",
+        value: "BYTES",
+        default: "\"64M\"",
+        meaning: "of a request's body: a larger one is answered 413; 0: any",
+        is_list: false,
+        set: |settings, given| {
+            settings.http.body_len = u64::try_from(given.bytes()?).map_err(|_| "a size is not negative")?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "http.header_timeout",
+        value: "SECONDS",
+        default: "20",
+        meaning: "for a request's head to come, from its first byte or the connection's begin: else 408, and it is closed; at least 1, as the next four",
+        is_list: false,
+        set: |settings, given| patience(&mut settings.http.header_ms, given),
+    },
+    Key {
+        name: "http.body_timeout",
+        value: "SECONDS",
+        default: "30",
+        meaning: "for a request's body, and one second more for each KiB that has come: else 408, and it is closed",
+        is_list: false,
+        set: |settings, given| patience(&mut settings.http.body_ms, given),
+    },
+    Key {
+        name: "http.request_timeout",
+        value: "SECONDS",
+        default: "60",
+        meaning: "for the application to begin its answer, without the time that it waits for the body: else 504",
+        is_list: false,
+        set: |settings, given| patience(&mut settings.http.request_ms, given),
+    },
+    Key {
+        name: "http.send_timeout",
+        value: "SECONDS",
+        default: "60",
+        meaning: "for a client to take what waits for it, and one second more for each KiB that it took: else it is cut",
+        is_list: false,
+        set: |settings, given| patience(&mut settings.http.send_ms, given),
+    },
+    Key {
+        name: "http.keepalive_timeout",
+        value: "SECONDS",
+        default: "75",
+        meaning: "for the next request on a connection that has answered one: else it is closed",
+        is_list: false,
+        set: |settings, given| patience(&mut settings.http.keepalive_ms, given),
+    },
+    Key {
         name: "log.level",
         value: "FILTER",
         default: "\"info\"",
@@ -291,6 +405,23 @@ pub(super) fn at_least_one(number: i64, what: &str) -> Result<u64, String> {
     u64::try_from(number).ok().filter(|number| *number > 0).ok_or_else(|| format!("{what} is at least 1"))
 }
 
+fn count(place: &mut u64, given: &Given<'_>, what: &str) -> Result<(), String> {
+    *place = at_least_one(given.integer()?, what)?;
+    Ok(())
+}
+
+fn some(place: &mut Option<u64>, given: &Given<'_>, what: &str) -> Result<(), String> {
+    count(place.insert(0), given, what)
+}
+
+/// How long a client is waited for, in milliseconds.
+fn patience(place: &mut u64, given: &Given<'_>) -> Result<(), String> {
+    let mut patience = Duration::ZERO;
+    time(&mut patience, given, Duration::from_secs(1))?;
+    *place = ms(patience);
+    Ok(())
+}
+
 pub(super) fn time(place: &mut Duration, given: &Given<'_>, least: Duration) -> Result<(), String> {
     let seconds = given.number()?;
     if !(0.0..=SECONDS_MAX).contains(&seconds) {
@@ -316,6 +447,6 @@ mod tests {
         for (number, key) in KEYS.iter().enumerate() {
             assert!(KEYS[number + 1..].iter().all(|other| other.name != key.name), "{}", key.name);
         }
-        assert_eq!(sections().collect::<Vec<_>>(), ["timeouts", "restart", "worker", "log", "listener"]);
+        assert_eq!(sections().collect::<Vec<_>>(), ["timeouts", "restart", "worker", "http", "log", "listener"]);
     }
 }

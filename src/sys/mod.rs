@@ -13,4 +13,5 @@ pub(crate) mod passing;
 pub(crate) mod privileges;
 pub(crate) mod process;
 pub(crate) mod signals;
+pub(crate) mod socket;
 pub(crate) mod title;

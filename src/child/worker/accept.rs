@@ -4,48 +4,80 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::{TcpStream, UnixStream};
 
 use super::drain::Drain;
+use super::gate::{Gate, Turn};
 use crate::app::declare::{Replica, Stream};
+use crate::sys::socket;
 
 /// How long a worker without descriptors leaves the queue to others.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 
-/// Open connections for which a worker lets one turn pass between two accepts, and the most turns.
-const CONNECTIONS_A_TURN: u64 = 4;
-const TURNS_MAX: u64 = 16;
+/// How long a connection waits for the worker whose turn it is, before another one takes it.
+const PATIENCE: Duration = Duration::from_millis(2);
+
+/// How soon a worker that is full looks whether it still is: other workers' connections end without a word.
+const FULL: Duration = Duration::from_millis(20);
+
+/// After so many connections in a row the others of this worker have their turn.
+const TAKEN_AT_ONCE: u32 = 16;
 
 /// What a worker that retires takes at most from each queue that it leaves: nobody else may have it.
 const REST_MAX: usize = 1024;
 
-/// Takes connections from all listeners, for ever.
-pub(super) async fn all(queue: &mut Queue, replica: &dyn Replica, drain: &Arc<Drain>) -> Infallible {
-    let mut exhausted = false;
+/// Takes connections from all listeners, for ever: those that are this worker's.
+pub(super) async fn all(queue: &mut Queue, gate: &Gate, replica: &dyn Replica, drain: &Arc<Drain>) -> Infallible {
+    let (mut exhausted, mut full) = (false, false);
+    let (mut fewest_before, mut taken) = (None, 0_u32);
+    gate.show(true);
     loop {
-        match poll_fn(|context| queue.poll_accept(context)).await {
-            Ok(taken) => {
+        queue.wait().await;
+        let turn = gate.turn(drain.count());
+        if full != (turn == Turn::Full) {
+            full = !full;
+            gate.show(!full);
+        }
+        match turn {
+            Turn::Full => {
+                tokio::time::sleep(FULL).await;
+                continue;
+            }
+            // The one with the fewest has had its time, and has taken none.
+            Turn::Others(fewest) if fewest_before != Some(fewest) => {
+                let is_woken = tokio::time::timeout(PATIENCE, queue.edge()).await.is_ok();
+                fewest_before = (!is_woken).then_some(fewest);
+                continue;
+            }
+            Turn::Others(_) | Turn::Ours => fewest_before = None,
+        }
+        match queue.take() {
+            Ok(Some(connection)) => {
                 exhausted = false;
-                serve(taken, replica, drain);
-                // The next in the queue is for whoever has less to do: turns of the loop, the more of
-                // them the more this worker has.
-                for _ in 0..=drain.count().min(TURNS_MAX * CONNECTIONS_A_TURN) / CONNECTIONS_A_TURN {
+                serve(connection, replica, drain);
+                taken = taken.wrapping_add(1);
+                if taken % TAKEN_AT_ONCE == 0 {
                     tokio::task::yield_now().await;
                 }
             }
+            Ok(None) => {}
             Err(error) if is_peers_fault(&error) => log::debug!("a connection was lost in the queue: {error}"),
             // Descriptors or memory are short: others may have some; come back later.
             Err(error) => {
                 if !std::mem::replace(&mut exhausted, true) {
                     log::error!("cannot accept: {error}; trying again every {} ms", OUT_OF_DESCRIPTORS.as_millis());
                 }
+                gate.show(false);
                 tokio::time::sleep(OUT_OF_DESCRIPTORS).await;
+                gate.show(true);
             }
         }
     }
@@ -53,14 +85,13 @@ pub(super) async fn all(queue: &mut Queue, replica: &dyn Replica, drain: &Arc<Dr
 
 /// Takes what waits now, and closes the listeners: an address that a reload has removed is nobody
 /// else's any more.
-pub(super) async fn rest(mut queue: Queue, replica: &dyn Replica, drain: &Arc<Drain>) {
+pub(super) fn rest(mut queue: Queue, replica: &dyn Replica, drain: &Arc<Drain>) {
+    queue.look_everywhere();
     for _ in 0..REST_MAX * queue.listeners.len() {
-        // Without tokio's budget, which makes a full queue seem empty after 128 connections.
-        let next = tokio::task::unconstrained(poll_fn(|context| Poll::Ready(queue.poll_accept(context))));
-        match next.await {
-            Poll::Ready(Ok(taken)) => serve(taken, replica, drain),
-            Poll::Ready(Err(error)) if is_peers_fault(&error) => {}
-            Poll::Ready(Err(_)) | Poll::Pending => return,
+        match queue.take() {
+            Ok(Some(taken)) => serve(taken, replica, drain),
+            Err(error) if is_peers_fault(&error) => {}
+            Ok(None) | Err(_) => return,
         }
     }
 }
@@ -86,9 +117,11 @@ pub(super) struct Queue {
     next: usize,
 }
 
-enum Listener {
-    Tcp(TcpListener),
-    Unix(UnixListener),
+struct Listener {
+    socket: AsyncFd<OwnedFd>,
+    is_unix: bool,
+    /// A connection may wait.
+    may_have: bool,
 }
 
 impl Queue {
@@ -96,14 +129,49 @@ impl Queue {
         Ok(Self { listeners: descriptors.into_iter().map(Listener::new).collect::<io::Result<_>>()?, next: 0 })
     }
 
-    fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Taken>> {
+    /// Waits until a connection may wait somewhere.
+    async fn wait(&mut self) {
+        if !self.listeners.iter().any(|listener| listener.may_have) {
+            self.edge().await;
+        }
+    }
+
+    /// Waits until one more has come.
+    async fn edge(&mut self) {
+        poll_fn(|context| {
+            let mut found = Poll::Pending;
+            for listener in &mut self.listeners {
+                // An error shows when it is taken from.
+                while let Poll::Ready(ready) = listener.socket.poll_read_ready(context) {
+                    ready.into_iter().for_each(|mut ready| ready.clear_ready());
+                    listener.may_have = true;
+                    found = Poll::Ready(());
+                }
+            }
+            found
+        })
+        .await;
+    }
+
+    /// Whatever the loop has seen.
+    fn look_everywhere(&mut self) {
+        self.listeners.iter_mut().for_each(|listener| listener.may_have = true);
+    }
+
+    /// Takes one; `None`: none waits.
+    fn take(&mut self) -> io::Result<Option<Taken>> {
         for _ in 0..self.listeners.len() {
             self.next = (self.next + 1) % self.listeners.len();
-            if let Poll::Ready(accepted) = self.listeners[self.next].poll_accept(context) {
-                return Poll::Ready(accepted);
+            let listener = &mut self.listeners[self.next];
+            if !listener.may_have {
+                continue;
+            }
+            match listener.take() {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => listener.may_have = false,
+                taken => return taken.map(Some),
             }
         }
-        Poll::Pending
+        Ok(None)
     }
 }
 
@@ -111,23 +179,20 @@ impl Listener {
     /// The kernel says of which family a socket is.
     fn new(descriptor: OwnedFd) -> io::Result<Self> {
         let is_unix = socket2::SockRef::from(&descriptor).local_addr()?.is_unix();
-        Ok(if is_unix {
-            Self::Unix(UnixListener::from_std(descriptor.into())?)
-        } else {
-            Self::Tcp(TcpListener::from_std(descriptor.into())?)
-        })
+        #[expect(deprecated, reason = "what stands in its place is unsafe; an `OwnedFd` is open as long as this is")]
+        let socket = AsyncFd::with_interest(descriptor, Interest::READABLE)?;
+        // What waits already is seen as an edge.
+        Ok(Self { socket, is_unix, may_have: false })
     }
 
-    fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<Taken>> {
-        match self {
-            Self::Tcp(listener) => listener.poll_accept(context).map_ok(|(stream, peer)| {
-                // Small answers go at once; where this fails the peer is gone already.
-                let _ = stream.set_nodelay(true);
-                (Box::new(TokioIo::new(stream)) as Stream, Some(peer))
-            }),
-            Self::Unix(listener) => {
-                listener.poll_accept(context).map_ok(|(stream, _)| (Box::new(TokioIo::new(stream)) as Stream, None))
-            }
+    fn take(&self) -> io::Result<Taken> {
+        let (connection, peer) = socket::accept(self.socket.as_fd())?;
+        if self.is_unix {
+            return Ok((Box::new(TokioIo::new(UnixStream::from_std(connection.into())?)), None));
         }
+        let stream = TcpStream::from_std(connection.into())?;
+        // Small answers go at once; where this fails the peer is gone already.
+        let _ = stream.set_nodelay(true);
+        Ok((Box::new(TokioIo::new(stream)), peer.as_socket()))
     }
 }

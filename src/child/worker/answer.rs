@@ -4,15 +4,19 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Empty;
 use pin_project_lite::pin_project;
 
 use super::access::Visit;
-use super::guard::Asking;
+use super::connection::Asking;
+use super::limits::limits;
 use crate::app::declare::BoxFuture;
+
+/// When a client may come again for whom there was no room, in seconds.
+const RETRY_AFTER_S: &str = "1";
 
 pin_project! {
     /// An application's body, or none.
@@ -36,12 +40,20 @@ pin_project! {
 }
 
 impl<B: Body> Answer<B> {
-    /// Of a handler that has none.
-    pub(super) fn failed(mut request: Option<Asking>) -> Response<Self> {
+    /// In the place of the application's, which has none or was not asked.
+    pub(super) fn refused(status: StatusCode, mut request: Option<Asking>) -> Response<Self> {
         let mut response = Response::new(Empty::<B::Data>::new());
-        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-        if let Some(visit) = request.as_mut().and_then(Asking::visit) {
-            visit.answer(&response);
+        *response.status_mut() = status;
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
+        }
+        if let Some(asking) = &mut request {
+            // What is left of the body nobody reads.
+            let is_unread = [StatusCode::PAYLOAD_TOO_LARGE, StatusCode::REQUEST_TIMEOUT].contains(&status);
+            if is_unread || asking.is_the_last(limits()) {
+                asking.life().close_after(&mut response);
+            }
+            asking.visit().into_iter().for_each(|visit| visit.answer(&response));
         }
         response.map(|_| Self { body: None, ends: None, request })
     }
@@ -112,12 +124,12 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use http::{HeaderValue, Request};
+    use http::Request;
     use hyper::body::Bytes;
 
     use super::*;
+    use crate::child::worker::connection::Life;
     use crate::child::worker::drain::Drain;
-    use crate::child::worker::guard::Life;
     use crate::log::request;
 
     thread_local! {
@@ -151,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_body_runs_for_its_own_request_to_its_end() {
-        let life = Arc::new(Life::new(Arc::new(Drain::new(Duration::ZERO)), None));
+        let life = Life::begin(Arc::new(Drain::new(Duration::ZERO)), None);
         let mut answers = ["first", "second"].map(|id| {
             let request = Request::builder().header("x-request-id", id).body(()).expect("a request");
             Box::pin(Answer::of(Response::new(Witness), Some(Asking::new(&life, &request))).into_body())

@@ -8,7 +8,9 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use super::connection::Verdict;
 use super::record;
+use super::watch::each_connection;
 use crate::app::declare::{BoxFuture, Ends, Kind};
 use crate::child::master::Ending;
 use crate::contract::time::ms;
@@ -65,6 +67,7 @@ impl Drain {
             *now = pace.max(*now);
             is_sooner
         });
+        each_connection(|life| life.tell(Verdict::Drains));
     }
 
     /// Nobody waits for this worker for longer than so long.
@@ -116,6 +119,10 @@ impl Drain {
 }
 
 impl Ends for Drain {
+    fn have_begun(&self) -> bool {
+        *self.pace.borrow() >= Pace::Lazy
+    }
+
     fn next(&self) -> BoxFuture<()> {
         self.reached(Pace::Lazy)
     }

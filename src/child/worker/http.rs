@@ -9,23 +9,30 @@ use std::time::Duration;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::HttpService;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulConnection;
 use tower_service::Service;
 
-use super::clock::Clock;
-use super::guard::{Guarded, Life};
+use super::body::RequestBody;
+use super::connection::{Life, Verdict};
+use super::guard::Guarded;
+use super::limits::limits;
 use super::wire::Wire;
 use crate::app::declare::{App, BoxFuture, Ends, Replica, Stream, Worker};
 use crate::error::{BoxError, Result};
+use crate::settings::http::Http;
 
 /// How long an idle connection waits for one more request when all stops: a client that sends one
 /// just now does not know yet.
 const LAST_REQUEST_GRACE: Duration = Duration::from_secs(1);
 
-/// How long a client may take to send a request's head, and to be idle between two requests.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How HTTP/2 begins (RFC 9113, section 3.4); no method of HTTP/1 does.
+const PREFACE: &[u8] = b"PRI ";
+
+/// What a client is told whose request did not come in its time.
+const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 impl App {
     /// Builds the service of one replica. Runs once in every worker, on its loop.
@@ -52,7 +59,7 @@ impl App {
     pub fn http<F, S, B>(mut self, build: F) -> Self
     where
         F: AsyncFnOnce(Worker) -> Result<S> + Send + 'static,
-        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+        S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send,
         B: Body + Send + 'static,
         B::Data: Send,
@@ -61,59 +68,229 @@ impl App {
         self.http = Some(Box::new(|worker| {
             Box::pin(async move {
                 let service = build(worker).await?;
-                Ok(Box::new(Http { service, protocol: protocol() }) as Box<dyn Replica>)
+                let protocol = Arc::new(Protocol::new(limits()));
+                Ok(Box::new(Served { service, protocol }) as Box<dyn Replica>)
             })
         }));
         self
     }
 }
 
-fn protocol() -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    // Not `pipeline_flush`: with it hyper keeps whole bodies for a client that does not read them.
-    builder.http1().timer(Clock).header_read_timeout(HEADER_TIMEOUT);
-    builder.http2().timer(TokioTimer::new());
-    builder
+/// What speaks HTTP on a connection.
+#[derive(Clone)]
+struct Protocol {
+    http1: http1::Builder,
+    /// For who may speak HTTP/2: it looks which of both it is.
+    either: auto::Builder<TokioExecutor>,
+}
+
+impl Protocol {
+    fn new(limits: &Http) -> Self {
+        // Not `pipeline_flush`: with it hyper keeps whole bodies for a client that does not read them. No
+        // `header_read_timeout`: the watch does that, without a timer for each request.
+        let (mut http1, mut either) = (http1::Builder::new(), auto::Builder::new(TokioExecutor::new()));
+        http1.max_header_size(limits.header_len as usize).header_read_timeout(None);
+        let mut first = either.http1();
+        first.max_buf_size(limits.header_len as usize).header_read_timeout(None);
+        let mut second = either.http2();
+        second.timer(TokioTimer::new()).max_header_list_size(limits.header_len).max_concurrent_streams(limits.streams);
+        Self { http1, either }
+    }
 }
 
 /// The application's service with what speaks HTTP to it.
-struct Http<S> {
+struct Served<S> {
     service: S,
-    protocol: auto::Builder<TokioExecutor>,
+    protocol: Arc<Protocol>,
 }
 
-impl<S, B> Replica for Http<S>
+impl<S, B> Replica for Served<S>
 where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
     B: Body + Send + 'static,
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
     fn serve(&self, stream: Stream, peer: Option<SocketAddr>, ends: Arc<dyn Ends>) -> BoxFuture<()> {
-        let next = ends.next();
-        let life = Arc::new(Life::new(ends, peer));
+        let life = Life::begin(ends, peer);
         let wire = Wire::new(stream, life.clone());
-        let service = Guarded::new(self.service.clone(), life.clone());
-        let protocol = self.protocol.clone();
-        Box::pin(async move {
-            let mut connection = std::pin::pin!(protocol.serve_connection_with_upgrades(wire, service));
-            let result = tokio::select! {
-                result = connection.as_mut() => result,
-                () = next => end(connection.as_mut(), &life).await,
+        let visited = Visited { service: self.service.clone(), protocol: self.protocol.clone(), life };
+        Box::pin(visited.attend(wire))
+    }
+}
+
+/// A connection and whom it asks.
+struct Visited<S> {
+    service: S,
+    protocol: Arc<Protocol>,
+    life: Arc<Life>,
+}
+
+impl<S, B> Visited<S>
+where
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    /// Serves it to its end. While nothing comes it has no buffer, and hyper does not know it.
+    async fn attend(self, mut wire: Wire) {
+        while is_wanted(&mut wire, &self.life).await {
+            // Each in its own memory, which is given back.
+            let left = if may_be_http2(&wire) {
+                let connection = self.protocol.either.serve_connection_with_upgrades(wire, self.guarded());
+                Box::pin(speak_either(connection, self.life.clone())).await;
+                None
+            } else {
+                let connection = self.protocol.http1.serve_connection(wire, self.guarded()).with_upgrades();
+                Box::pin(speak_http1(connection, self.life.clone())).await
             };
-            // Without an await since hyper is done: who was waiting for the bytes has written none.
-            life.hand_over();
-            if let Err(error) = result {
-                let peer = peer.map_or_else(|| "a Unix socket".to_owned(), |peer| peer.to_string());
-                log::debug!("connection from {peer}: {error}");
+            match left {
+                Some(left) => wire = left,
+                None => return,
             }
-        })
+        }
+    }
+
+    fn guarded(&self) -> Guarded<S> {
+        Guarded::new(self.service.clone(), self.life.clone())
+    }
+}
+
+async fn speak_either<C: Spoken<Error = BoxError>>(connection: C, life: Arc<Life>) {
+    let mut connection = std::pin::pin!(connection);
+    if let Outcome::Over(result) = run(connection.as_mut(), &life).await {
+        is_over(&life, result);
+    }
+}
+
+/// Gives the connection back when it is idle.
+async fn speak_http1<S, B>(mut connection: Http1<S>, life: Arc<Life>) -> Option<Wire>
+where
+    Guarded<S>: HttpService<Incoming, ResBody = B, Error = Infallible>,
+    B: Body + 'static,
+    B::Error: Into<BoxError>,
+{
+    life.holds_buffers(true);
+    let outcome = run(Pin::new(&mut connection), &life).await;
+    life.holds_buffers(false);
+    let verdict = match outcome {
+        Outcome::Over(result) => {
+            is_over(&life, result.map_err(Into::into));
+            return None;
+        }
+        Outcome::Judged(verdict) => verdict,
+    };
+    let parts = connection.into_parts()?;
+    let mut wire = parts.io;
+    match verdict {
+        Verdict::Park => {
+            wire.put_back(parts.read_buf);
+            return Some(wire);
+        }
+        Verdict::NoHead => wire.say_last(TOO_SLOW).await,
+        Verdict::TakesNothing | Verdict::Done | Verdict::Drains => {}
+    }
+    None
+}
+
+fn is_over(life: &Life, result: Result<(), BoxError>) {
+    // Without an await since hyper is done: who was waiting for the bytes has written none.
+    life.hand_over();
+    if let Err(error) = result {
+        let peer = life.peer().map_or_else(|| "a Unix socket".to_owned(), |peer| peer.to_string());
+        log::debug!("connection from {peer}: {error}");
+    }
+}
+
+/// A connection as hyper serves it.
+type Http1<S> = http1::UpgradeableConnection<Wire, Guarded<S>>;
+type Either<'a, S> = auto::UpgradeableConnection<'a, Wire, Guarded<S>, TokioExecutor>;
+
+/// What both have in common.
+trait Spoken: Future<Output = Result<(), Self::Error>> {
+    type Error;
+    /// Ends when what is under way has ended; an idle one of HTTP/1 at once.
+    fn shut_down(self: Pin<&mut Self>);
+}
+
+impl<S, B> Spoken for Http1<S>
+where
+    Guarded<S>: HttpService<Incoming, ResBody = B, Error = Infallible>,
+    B: Body + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Error = hyper::Error;
+
+    fn shut_down(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<S, B> Spoken for Either<'_, S>
+where
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    type Error = BoxError;
+
+    fn shut_down(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+/// Waits until something comes; `false`: the connection is not wanted any more.
+async fn is_wanted(wire: &mut Wire, life: &Life) -> bool {
+    tokio::select! {
+        biased;
+        () = wire.readable() => true,
+        verdict = life.told() => match verdict {
+            // hyper has words for the end.
+            Verdict::Drains => true,
+            // What says that nothing has come is the loop's last look, which may be long past.
+            Verdict::Park | Verdict::NoHead | Verdict::Done | Verdict::TakesNothing => wire.has_unread(),
+        }
+    }
+}
+
+/// Whether what has come may be the beginning of HTTP/2's preface.
+fn may_be_http2(wire: &Wire) -> bool {
+    let mut first = [0; PREFACE.len()];
+    let count = wire.peek(&mut first);
+    count > 0 && PREFACE.starts_with(&first[..count])
+}
+
+/// How a connection came back.
+enum Outcome<E> {
+    Over(Result<(), E>),
+    Judged(Verdict),
+}
+
+/// Lets hyper speak until the connection is over, or not to go on so.
+async fn run<C: Spoken>(mut connection: Pin<&mut C>, life: &Life) -> Outcome<C::Error> {
+    loop {
+        let verdict = tokio::select! {
+            biased;
+            result = connection.as_mut() => return Outcome::Over(result),
+            verdict = life.told() => verdict,
+        };
+        match verdict {
+            Verdict::Drains => return Outcome::Over(end(connection, life).await),
+            Verdict::Done => connection.as_mut().shut_down(),
+            // Since that was said something may have come.
+            Verdict::Park if !life.is_idle() => {}
+            Verdict::Park | Verdict::NoHead | Verdict::TakesNothing => return Outcome::Judged(verdict),
+        }
     }
 }
 
 /// Ends a connection in its time, or cuts it when that is over.
-async fn end<C: GracefulConnection>(connection: Pin<&mut C>, life: &Life) -> Result<(), C::Error> {
+async fn end<C: Spoken>(connection: Pin<&mut C>, life: &Life) -> Result<(), C::Error> {
     tokio::select! {
         biased;
         () = life.ends().now() => {
@@ -125,7 +302,7 @@ async fn end<C: GracefulConnection>(connection: Pin<&mut C>, life: &Life) -> Res
 }
 
 /// Ends a connection with its next answer, or when it has not been in use for the grace, after `soon`.
-async fn finish<C: GracefulConnection>(mut connection: Pin<&mut C>, life: &Life) -> Result<(), C::Error> {
+async fn finish<C: Spoken>(mut connection: Pin<&mut C>, life: &Life) -> Result<(), C::Error> {
     life.end();
     let unused = async {
         life.ends().soon().await;
@@ -146,6 +323,6 @@ async fn finish<C: GracefulConnection>(mut connection: Pin<&mut C>, life: &Life)
             () = unused => {}
         }
     }
-    connection.as_mut().graceful_shutdown();
+    connection.as_mut().shut_down();
     connection.await
 }

@@ -7,13 +7,18 @@
 mod accept;
 mod access;
 mod answer;
+mod body;
 mod clock;
+mod connection;
 mod drain;
 mod frames;
+mod gate;
 mod guard;
 mod http;
+mod limits;
 mod socket;
 mod stops;
+mod watch;
 mod wear;
 mod wire;
 
@@ -23,6 +28,7 @@ use std::time::Duration;
 
 use self::accept::Queue;
 use self::drain::{Drain, Pace};
+use self::gate::Gate;
 use self::stops::Stops;
 use super::life::record;
 use super::master::{Ending, Master};
@@ -31,6 +37,7 @@ use super::zygote::Loaded;
 use crate::app::declare::{Replica, Worker};
 use crate::contract::ids::{Generation, Slot};
 use crate::contract::orders::{Begin, ChildReport};
+use crate::contract::time::{heartbeat_period, ms};
 use crate::error::Result;
 
 /// One replica's whole life.
@@ -45,6 +52,9 @@ pub(super) async fn live(
     let drain = Arc::new(Drain::new(Duration::from_millis(begin.drain_ms)));
     wear::limit(begin.requests_max);
     access::tell(begin.access);
+    limits::set(begin.http);
+    let heartbeat = heartbeat_period(Duration::from_millis(begin.hang_ms));
+    let gate = Gate::new(generation.0, &begin.http, ms(heartbeat));
     let neighbours = loaded.neighbours(&begin);
     // A process is one worker, once.
     let draining = Box::leak(Box::new({
@@ -58,13 +68,20 @@ pub(super) async fn live(
     let started = panics::named("http", (loaded.http)(worker)).await;
     let replica = started.inspect_err(|error| master.refuse(&**error))?;
     master.report(&ChildReport::Ready);
-    let served = serve(listeners, &*replica, &drain, &mut master).await;
+    let served = serve(listeners, &gate, &*replica, &drain, &mut master).await;
     stops.run(drain.deadline()).await;
     served
 }
 
 /// Serves from the master's word on until the last connection has ended.
-async fn serve(listeners: Vec<OwnedFd>, replica: &dyn Replica, drain: &Arc<Drain>, master: &mut Master) -> Result<()> {
+async fn serve(
+    listeners: Vec<OwnedFd>,
+    gate: &Gate,
+    replica: &dyn Replica,
+    drain: &Arc<Drain>,
+    master: &mut Master,
+) -> Result<()> {
+    drop(tokio::spawn(watch::keep()));
     if master.says_accept().await?.is_none() {
         return Ok(());
     }
@@ -74,11 +91,12 @@ async fn serve(listeners: Vec<OwnedFd>, replica: &dyn Replica, drain: &Arc<Drain
             biased;
             ending = master.says_drain() => break ending,
             requests = wear::enough() => requests,
-            never = accept::all(&mut queue, replica, drain) => match never {},
+            never = accept::all(&mut queue, gate, replica, drain) => match never {},
         };
         master.report(&ChildReport::Spent { requests });
     };
-    accept::rest(queue, replica, drain).await;
+    gate.show(false);
+    accept::rest(queue, replica, drain);
     end(drain, ending, master).await;
     Ok(())
 }

@@ -2,37 +2,56 @@
 //!
 //! The connection counts as open until this is dropped: so long its worker lives for it.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use hyper::body::Bytes;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use socket2::SockRef;
+use nix::sys::socket::{MsgFlags, recv};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::task::AbortHandle;
 
+use super::connection::Life;
 use super::drain::Open;
-use super::guard::Life;
 use super::socket::{self, Shared, Socket};
 use crate::app::declare::{Duplex, Stream};
 
-impl<T: AsFd> Duplex for TokioIo<T>
-where
-    TokioIo<T>: Read + Write + Send + Unpin,
-{
-    fn has_unread(&self) -> bool {
-        // It does not block, and an error is for the next read.
-        SockRef::from(self.inner()).peek(&mut [MaybeUninit::uninit()]).is_ok_and(|len| len > 0)
+impl Duplex for TokioIo<TcpStream> {
+    fn peek(&self, buffer: &mut [u8]) -> usize {
+        peek(self.inner(), buffer)
     }
+
+    fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.inner().poll_read_ready(context).map(drop)
+    }
+}
+
+impl Duplex for TokioIo<UnixStream> {
+    fn peek(&self, buffer: &mut [u8]) -> usize {
+        peek(self.inner(), buffer)
+    }
+
+    fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.inner().poll_read_ready(context).map(drop)
+    }
+}
+
+fn peek(socket: &impl AsRawFd, buffer: &mut [u8]) -> usize {
+    // An error is for the next read.
+    recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).unwrap_or(0)
 }
 
 pub(super) struct Wire {
     /// `None`: it is a WebSocket's now.
     carrier: Option<(Stream, Open)>,
     socket: Option<(Shared, AbortHandle)>,
+    /// What was read and not used.
+    unused: Bytes,
     life: Arc<Life>,
 }
 
@@ -45,11 +64,38 @@ enum Way<'a> {
 impl Wire {
     pub(super) fn new(stream: Stream, life: Arc<Life>) -> Self {
         let open = Open::new(life.ends().clone());
-        Self { carrier: Some((stream, open)), socket: None, life }
+        Self { carrier: Some((stream, open)), socket: None, unused: Bytes::new(), life }
     }
 
-    fn has_unread(&self) -> bool {
-        self.carrier.as_ref().is_some_and(|(stream, _)| stream.has_unread())
+    /// What comes next, as far as it is there.
+    pub(super) fn peek(&self, buffer: &mut [u8]) -> usize {
+        self.carrier.as_ref().map_or(0, |(stream, _)| stream.peek(buffer))
+    }
+
+    pub(super) fn has_unread(&self) -> bool {
+        self.peek(&mut [0]) > 0
+    }
+
+    /// Waits until something may be read, or the end.
+    pub(super) async fn readable(&mut self) {
+        let Some((stream, _)) = self.carrier.as_mut().filter(|_| self.unused.is_empty()) else { return };
+        poll_fn(|context| stream.poll_readable(context)).await;
+    }
+
+    /// Says something, as far as it is taken at once, and that nothing follows.
+    pub(super) async fn say_last(&mut self, bytes: &[u8]) {
+        poll_fn(|context| {
+            // Who does not take it is not waited for.
+            let _ = Pin::new(&mut *self).poll_write(context, bytes);
+            let _ = Pin::new(&mut *self).poll_shutdown(context);
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    /// Is read once more.
+    pub(super) fn put_back(&mut self, unused: Bytes) {
+        self.unused = unused;
     }
 
     fn way(&mut self) -> Way<'_> {
@@ -81,11 +127,19 @@ impl Read for Wire {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
+        mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.unused.is_empty() {
+            let count = self.unused.len().min(buffer.remaining());
+            buffer.put_slice(&self.unused.split_to(count));
+            return Poll::Ready(Ok(()));
+        }
         match self.way() {
             Way::Plain(mut stream) => {
                 let poll = stream.as_mut().poll_read(context, buffer);
+                if poll.is_ready() {
+                    self.life.came();
+                }
                 // What says that nothing has come is the loop's last look, which may be long past.
                 if self.life.is_ending() && (poll.is_ready() || self.has_unread()) {
                     self.life.stir();
@@ -100,7 +154,11 @@ impl Read for Wire {
 impl Write for Wire {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.way() {
-            Way::Plain(stream) => stream.poll_write(context, bytes),
+            Way::Plain(stream) => {
+                let poll = stream.poll_write(context, bytes);
+                self.life.wrote(bytes.len(), &poll);
+                poll
+            }
             Way::Socket(shared) => socket::lock(shared).poll_write(context, &[IoSlice::new(bytes)]),
         }
     }
@@ -111,7 +169,11 @@ impl Write for Wire {
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.way() {
-            Way::Plain(stream) => stream.poll_write_vectored(context, bytes),
+            Way::Plain(stream) => {
+                let poll = stream.poll_write_vectored(context, bytes);
+                self.life.wrote(bytes.iter().map(|bytes| bytes.len()).sum(), &poll);
+                poll
+            }
             Way::Socket(shared) => socket::lock(shared).poll_write(context, bytes),
         }
     }
