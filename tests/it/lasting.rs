@@ -39,6 +39,7 @@ async fn replica(worker: Worker) -> Result<Router, BoxError> {
         .route("/burst", get(async |upgrade: WebSocketUpgrade| upgrade.on_upgrade(burst)))
         .route("/quiet", get(async |upgrade: WebSocketUpgrade| upgrade.on_upgrade(quiet)))
         .route("/events", get(async || Sse::new(events())))
+        .route("/large/{mib}", get(async |Path(mib): Path<usize>| vec![b'x'; mib << 20]))
         .route("/download", get(async || Body::from_stream(download())))
         .route("/hold/{*file}", get(async |Path(file): Path<String>| hold(&format!("/{file}")).await)))
 }

@@ -27,6 +27,7 @@ mod kept;
 mod kit;
 mod last_acts;
 mod lifecycle;
+mod limits;
 mod listeners;
 mod load;
 mod log;

@@ -38,7 +38,10 @@ impl Idle {
     }
 
     fn open(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).expect("connect");
+        Self::over(TcpStream::connect(address).expect("connect"))
+    }
+
+    pub(crate) fn over(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a limit");
         Self(BufReader::new(stream))
     }
@@ -64,8 +67,8 @@ impl Idle {
         (head, String::from_utf8(body).expect("text"))
     }
 
-    /// Whether the server keeps it for so long.
-    fn stays(&self, time: Duration) -> bool {
+    /// Whether the server keeps it for so long, and says nothing.
+    pub(crate) fn stays(&self, time: Duration) -> bool {
         let stream = self.0.get_ref();
         stream.set_read_timeout(Some(time)).expect("a limit");
         let seen = uninterrupted(|| stream.peek(&mut [0]));
@@ -73,7 +76,7 @@ impl Idle {
         seen.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
     }
 
-    fn wait_for_the_end(mut self) {
+    pub(crate) fn wait_for_the_end(mut self) {
         assert_eq!(uninterrupted(|| self.0.read(&mut [0])).expect("an orderly end"), 0);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -45,6 +45,7 @@ struct Meter {
 #[derive(Debug, Default)]
 pub(super) struct Reading {
     fault: AtomicU8,
+    is_whole: AtomicBool,
     /// When it was over, by the watch's time, and one more; 0: it is not.
     over_ms: AtomicU64,
 }
@@ -108,6 +109,11 @@ impl Reading {
         let _ = self.over_ms.compare_exchange(0, watch::now_ms() + 1, Ordering::Relaxed, Ordering::Relaxed);
     }
 
+    /// Whether all of it was read.
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_whole.load(Ordering::Relaxed)
+    }
+
     /// Since when it is not waited for any more, by the watch's time.
     pub(super) fn over_ms(&self) -> Option<u64> {
         self.over_ms.load(Ordering::Relaxed).checked_sub(1)
@@ -140,6 +146,7 @@ impl Body for RequestBody {
         match poll {
             Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(meter.take(&frame).map(|()| frame))),
             Poll::Ready(end) => {
+                meter.reading.is_whole.store(end.is_none(), Ordering::Relaxed);
                 meter.reading.end();
                 Poll::Ready(end.map(|error| error.map_err(Into::into)))
             }

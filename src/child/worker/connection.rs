@@ -48,6 +48,8 @@ pub(super) struct Life {
     switches: AtomicBool,
     /// It is.
     is_socket: AtomicBool,
+    /// Of a request's body not all was read when it was answered.
+    leaves_unread: AtomicBool,
     /// hyper has it, and holds buffers for it that it could do without.
     holds_buffers: AtomicBool,
     awaits: AtomicU8,
@@ -109,6 +111,7 @@ impl Life {
             count: AtomicU64::new(0),
             switches: AtomicBool::new(false),
             is_socket: AtomicBool::new(false),
+            leaves_unread: AtomicBool::new(false),
             holds_buffers: AtomicBool::new(false),
             awaits: AtomicU8::new(Awaits::Head as u8),
             since_ms: AtomicU64::new(watch::now_ms()),
@@ -229,6 +232,15 @@ impl Life {
     /// Nothing is under way.
     pub(super) fn is_idle(&self) -> bool {
         self.awaits(Awaits::Request) && self.blocked_ms.load(Ordering::Relaxed) == 0
+    }
+
+    /// It answers a request whose body it has not read.
+    pub(super) fn leave_unread(&self) {
+        self.leaves_unread.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn leaves_unread(&self) -> bool {
+        self.leaves_unread.load(Ordering::Relaxed)
     }
 
     /// hyper holds buffers for it, or no more.

@@ -194,6 +194,7 @@ where
         let began = this.began.take().unwrap_or_else(Moment::now);
         let _scope = this.request.as_ref().map(Asking::enter);
         if let Some(status) = this.refusal.take() {
+            this.request.iter().for_each(|asking| asking.life().leave_unread());
             return Poll::Ready(Ok(Answer::refused(status, this.request.take())));
         }
         // Nobody polls what is answered.
@@ -212,6 +213,11 @@ where
         // Within the scope: what the handler leaves behind may log when it is dropped.
         this.answer.set(None);
         let request = this.request.take();
+        if let Some(asking) =
+            request.as_ref().filter(|_| this.patience.reading.as_ref().is_some_and(|it| !it.is_whole()))
+        {
+            asking.life().leave_unread();
+        }
         let mut response = match outcome {
             Ok(response) => response,
             Err(status) => return Poll::Ready(Ok(Answer::refused(status, request))),

@@ -28,6 +28,9 @@ use crate::settings::http::Http;
 /// just now does not know yet.
 const LAST_REQUEST_GRACE: Duration = Duration::from_secs(1);
 
+/// How long a client that was answered early may go on to send.
+const LINGER: Duration = Duration::from_secs(2);
+
 /// How HTTP/2 begins (RFC 9113, section 3.4); no method of HTTP/1 does.
 const PREFACE: &[u8] = b"PRI ";
 
@@ -179,6 +182,11 @@ where
     let verdict = match outcome {
         Outcome::Over(result) => {
             is_over(&life, result.map_err(Into::into));
+            if life.leaves_unread()
+                && let Some(parts) = connection.into_parts()
+            {
+                linger(parts.io, &life).await;
+            }
             return None;
         }
         Outcome::Judged(verdict) => verdict,
@@ -194,6 +202,17 @@ where
         Verdict::TakesNothing | Verdict::Done | Verdict::Drains => {}
     }
     None
+}
+
+/// Takes what the client still sends, so that it can read its answer: what is unread makes the end a reset,
+/// which may overtake that (RFC 9112, section 9.6).
+async fn linger(mut wire: Wire, life: &Life) {
+    let rest = async { while wire.skip().await {} };
+    tokio::select! {
+        () = rest => {}
+        () = tokio::time::sleep(LINGER) => {}
+        () = life.ends().soon() => {}
+    }
 }
 
 fn is_over(life: &Life, result: Result<(), BoxError>) {

@@ -7,10 +7,10 @@ use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use hyper::body::Bytes;
-use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use nix::sys::socket::{MsgFlags, recv};
 use tokio::net::{TcpStream, UnixStream};
@@ -91,6 +91,17 @@ impl Wire {
             Poll::Ready(())
         })
         .await;
+    }
+
+    /// Takes what has come, for nobody; `false`: it was the end.
+    pub(super) async fn skip(&mut self) -> bool {
+        poll_fn(|context| {
+            let mut bytes = [0; 4096];
+            let mut buffer = ReadBuf::new(&mut bytes);
+            let read = ready!(Pin::new(&mut *self).poll_read(context, buffer.unfilled()));
+            Poll::Ready(read.is_ok() && !buffer.filled().is_empty())
+        })
+        .await
     }
 
     /// Is read once more.
