@@ -19,7 +19,9 @@ use crate::settings::http::Http;
 /// Requests whose answers are not whole. A process is one worker, once.
 static AT_ONCE: AtomicU64 = AtomicU64::new(0);
 
-/// So long a connection has been idle when its buffers are given back.
+/// So long a connection in use has been idle when its buffers are given back. One that is not known to be in use
+/// (after its first request, or a longer pause) gives them back at once: a crowd that only keeps its connections
+/// open takes little, and who asks again and again has them ready.
 const PARKED_AFTER_MS: u64 = 1000;
 
 /// A client that takes, or gives, so many bytes has a second more.
@@ -52,6 +54,8 @@ pub(super) struct Life {
     leaves_unread: AtomicBool,
     /// hyper has it, and holds buffers for it that it could do without.
     holds_buffers: AtomicBool,
+    /// The last request came soon after the one before.
+    is_in_use: AtomicBool,
     awaits: AtomicU8,
     /// By the watch's time, like the next.
     since_ms: AtomicU64,
@@ -113,6 +117,7 @@ impl Life {
             is_socket: AtomicBool::new(false),
             leaves_unread: AtomicBool::new(false),
             holds_buffers: AtomicBool::new(false),
+            is_in_use: AtomicBool::new(false),
             awaits: AtomicU8::new(Awaits::Head as u8),
             since_ms: AtomicU64::new(watch::now_ms()),
             blocked_ms: AtomicU64::new(0),
@@ -213,6 +218,14 @@ impl Life {
         self.is_socket.load(Ordering::Relaxed)
     }
 
+    fn begin_request(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let is_first = self.count.fetch_add(1, Ordering::Relaxed) == 0;
+        let idle_ms = watch::now_ms().saturating_sub(self.since_ms.load(Ordering::Relaxed));
+        self.is_in_use.store(!is_first && idle_ms <= PARKED_AFTER_MS, Ordering::Relaxed);
+        self.set_awaits(Awaits::Nothing);
+    }
+
     fn awaits(&self, what: Awaits) -> bool {
         self.awaits.load(Ordering::Relaxed) == what as u8
     }
@@ -241,6 +254,11 @@ impl Life {
 
     pub(super) fn leaves_unread(&self) -> bool {
         self.leaves_unread.load(Ordering::Relaxed)
+    }
+
+    /// Whether its buffers are to be given back at once.
+    pub(super) fn is_to_park(&self) -> bool {
+        self.is_idle() && !self.is_in_use.load(Ordering::Relaxed) && self.holds_buffers.load(Ordering::Relaxed)
     }
 
     /// hyper holds buffers for it, or no more.
@@ -320,9 +338,7 @@ pub(super) struct Asking {
 
 impl Asking {
     pub(super) fn new<B>(life: &Arc<Life>, request: &Request<B>) -> Self {
-        life.requests.fetch_add(1, Ordering::Relaxed);
-        life.count.fetch_add(1, Ordering::Relaxed);
-        life.set_awaits(Awaits::Nothing);
+        life.begin_request();
         AT_ONCE.fetch_add(1, Ordering::Relaxed);
         Self { life: life.clone(), id: RequestId::of(request.headers()), visit: Visit::begin(request) }
     }

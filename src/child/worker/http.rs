@@ -1,9 +1,11 @@
 //! HTTP/1.1 and HTTP/2 on a connection, by hyper, to the application's service.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -195,7 +197,7 @@ where
     let mut wire = parts.io;
     match verdict {
         Verdict::Park => {
-            wire.put_back(parts.read_buf);
+            wire.put_back(&parts.read_buf);
             return Some(wire);
         }
         Verdict::NoHead => wire.say_last(TOO_SLOW).await,
@@ -297,6 +299,8 @@ async fn run<C: Spoken>(mut connection: Pin<&mut C>, life: &Life) -> Outcome<C::
             biased;
             result = connection.as_mut() => return Outcome::Over(result),
             verdict = life.told() => verdict,
+            // What is idle was found so by the look at the connection just before.
+            () = poll_fn(|_| if life.is_to_park() { Poll::Ready(()) } else { Poll::Pending }) => Verdict::Park,
         };
         match verdict {
             Verdict::Drains => return Outcome::Over(end(connection, life).await),

@@ -105,8 +105,9 @@ impl Wire {
     }
 
     /// Is read once more.
-    pub(super) fn put_back(&mut self, unused: Bytes) {
-        self.unused = unused;
+    pub(super) fn put_back(&mut self, unused: &[u8]) {
+        // A copy: what was read into is much larger, and to be given back.
+        self.unused = Bytes::copy_from_slice(unused);
     }
 
     fn way(&mut self) -> Way<'_> {
