@@ -3,6 +3,7 @@
 mod access;
 mod addresses;
 mod background;
+mod balance;
 mod client;
 mod clients;
 mod cluster;

@@ -37,7 +37,7 @@ impl Idle {
         })
     }
 
-    fn open(address: SocketAddr) -> Self {
+    pub(crate) fn open(address: SocketAddr) -> Self {
         Self::over(TcpStream::connect(address).expect("connect"))
     }
 

@@ -242,9 +242,9 @@ impl Life {
         }
     }
 
-    /// Nothing is under way.
+    /// Nothing is under way, and hyper knows nothing of it that is not known here.
     pub(super) fn is_idle(&self) -> bool {
-        self.awaits(Awaits::Request) && self.blocked_ms.load(Ordering::Relaxed) == 0
+        self.awaits(Awaits::Request) && self.blocked_ms.load(Ordering::Relaxed) == 0 && !self.leaves_unread()
     }
 
     /// It answers a request whose body it has not read.
@@ -298,13 +298,11 @@ impl Life {
         if self.awaits(Awaits::Head) && waited > limits.header_ms {
             return Some(Verdict::NoHead);
         }
-        if !self.is_idle() {
-            return None;
-        }
-        if waited > limits.keepalive_ms {
+        if self.awaits(Awaits::Request) && waited > limits.keepalive_ms {
             return Some(Verdict::Done);
         }
-        (waited > PARKED_AFTER_MS && self.holds_buffers.load(Ordering::Relaxed)).then_some(Verdict::Park)
+        let is_held = self.is_idle() && self.holds_buffers.load(Ordering::Relaxed);
+        (is_held && waited > PARKED_AFTER_MS).then_some(Verdict::Park)
     }
 
     /// Tells the connection.
