@@ -44,6 +44,7 @@ mod sys;
 pub mod testing;
 
 pub use app::{App, Configuration, Preload, SecretFile, Worker};
+pub use child::RequestBody;
 #[cfg(feature = "schedule")]
 pub use child::helper::schedule::{Job, Run};
 pub use child::helper::{

@@ -171,8 +171,10 @@ pub(crate) enum Unanswerable {
 
 /// A connection's bytes, whatever carries them.
 pub(crate) trait Duplex: Read + Write + Send + Unpin {
-    /// What comes next, as far as it is there: also what the loop has not been told of.
-    fn peek(&self, buffer: &mut [u8]) -> usize;
+    /// Whether there is something to be read, also what the loop has not been told of.
+    fn has_unread(&self) -> bool;
+    /// Whether what there is to be read may be the beginning of HTTP/2.
+    fn may_be_http2(&self) -> bool;
     /// Ready when something may be read, or the end; nothing is kept in memory until then.
     fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<()>;
 }

@@ -13,3 +13,5 @@ mod panics;
 mod turn;
 mod worker;
 pub(crate) mod zygote;
+
+pub use self::worker::RequestBody;

@@ -33,9 +33,6 @@ const LAST_REQUEST_GRACE: Duration = Duration::from_secs(1);
 /// How long a client that was answered early may go on to send.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// How HTTP/2 begins (RFC 9113, section 3.4); no method of HTTP/1 does.
-const PREFACE: &[u8] = b"PRI ";
-
 /// What a client is told whose request did not come in its time.
 const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
@@ -144,7 +141,7 @@ where
     async fn attend(self, mut wire: Wire) {
         while is_wanted(&mut wire, &self.life).await {
             // Each in its own memory, which is given back.
-            let left = if may_be_http2(&wire) {
+            let left = if wire.may_be_http2() {
                 let connection = self.protocol.either.serve_connection_with_upgrades(wire, self.guarded());
                 Box::pin(speak_either(connection, self.life.clone())).await;
                 None
@@ -277,13 +274,6 @@ async fn is_wanted(wire: &mut Wire, life: &Life) -> bool {
             Verdict::Park | Verdict::NoHead | Verdict::Done | Verdict::TakesNothing => wire.has_unread(),
         }
     }
-}
-
-/// Whether what has come may be the beginning of HTTP/2's preface.
-fn may_be_http2(wire: &Wire) -> bool {
-    let mut first = [0; PREFACE.len()];
-    let count = wire.peek(&mut first);
-    count > 0 && PREFACE.starts_with(&first[..count])
 }
 
 /// How a connection came back.

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::accept::Queue;
+pub use self::body::RequestBody;
 use self::drain::{Drain, Pace};
 use self::gate::Gate;
 use self::stops::Stops;

@@ -22,8 +22,12 @@ use super::socket::{self, Shared, Socket};
 use crate::app::declare::{Duplex, Stream};
 
 impl Duplex for TokioIo<TcpStream> {
-    fn peek(&self, buffer: &mut [u8]) -> usize {
-        peek(self.inner(), buffer)
+    fn has_unread(&self) -> bool {
+        peek(self.inner(), &mut [0]) > 0
+    }
+
+    fn may_be_http2(&self) -> bool {
+        may_be_preface(self.inner())
     }
 
     fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<()> {
@@ -32,8 +36,12 @@ impl Duplex for TokioIo<TcpStream> {
 }
 
 impl Duplex for TokioIo<UnixStream> {
-    fn peek(&self, buffer: &mut [u8]) -> usize {
-        peek(self.inner(), buffer)
+    fn has_unread(&self) -> bool {
+        peek(self.inner(), &mut [0]) > 0
+    }
+
+    fn may_be_http2(&self) -> bool {
+        may_be_preface(self.inner())
     }
 
     fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<()> {
@@ -41,10 +49,19 @@ impl Duplex for TokioIo<UnixStream> {
     }
 }
 
+fn may_be_preface(socket: &impl AsRawFd) -> bool {
+    let mut first = [0; PREFACE.len()];
+    let count = peek(socket, &mut first);
+    count > 0 && PREFACE.starts_with(&first[..count])
+}
+
 fn peek(socket: &impl AsRawFd, buffer: &mut [u8]) -> usize {
     // An error is for the next read.
     recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).unwrap_or(0)
 }
+
+/// How HTTP/2 begins (RFC 9113, section 3.4); no method of HTTP/1 does.
+const PREFACE: &[u8] = b"PRI ";
 
 pub(super) struct Wire {
     /// `None`: it is a WebSocket's now.
@@ -67,13 +84,13 @@ impl Wire {
         Self { carrier: Some((stream, open)), socket: None, unused: Bytes::new(), life }
     }
 
-    /// What comes next, as far as it is there.
-    pub(super) fn peek(&self, buffer: &mut [u8]) -> usize {
-        self.carrier.as_ref().map_or(0, |(stream, _)| stream.peek(buffer))
+    pub(super) fn has_unread(&self) -> bool {
+        self.carrier.as_ref().is_some_and(|(stream, _)| stream.has_unread())
     }
 
-    pub(super) fn has_unread(&self) -> bool {
-        self.peek(&mut [0]) > 0
+    /// Whether what comes next may be the beginning of HTTP/2.
+    pub(super) fn may_be_http2(&self) -> bool {
+        self.unused.is_empty() && self.carrier.as_ref().is_some_and(|(stream, _)| stream.may_be_http2())
     }
 
     /// Waits until something may be read, or the end.
