@@ -175,6 +175,8 @@ pub(crate) trait Duplex: Read + Write + Send + Unpin {
     fn has_unread(&self) -> bool;
     /// Whether what there is to be read may be the beginning of HTTP/2.
     fn may_be_http2(&self) -> bool;
+    /// What is not sent yet is thrown away with its end: a client that takes nothing would keep it in the kernel.
+    fn forget_unsent(&self);
     /// Ready when something may be read, or the end; nothing is kept in memory until then.
     fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<()>;
 }

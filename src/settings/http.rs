@@ -27,7 +27,7 @@ pub(crate) struct Http {
     pub(crate) body_ms: u64,
     /// For the application to begin its answer.
     pub(crate) request_ms: u64,
-    /// For a client to take of its answer, and a second more for each KiB.
+    /// For a client to take something of what waits for it.
     pub(crate) send_ms: u64,
     /// For the next request.
     pub(crate) keepalive_ms: u64,

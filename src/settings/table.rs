@@ -329,7 +329,7 @@ pub(crate) const KEYS: &[Key<Settings>] = &[
         name: "http.send_timeout",
         value: "SECONDS",
         default: "60",
-        meaning: "for a client to take what waits for it, and one second more for each KiB that it took: else it is cut",
+        meaning: "for a client to take something of what waits for it: else it is cut",
         is_list: false,
         set: |settings, given| patience(&mut settings.http.send_ms, given),
     },

@@ -55,6 +55,7 @@ mod settings;
 mod shell;
 mod simulator;
 mod singletons;
+mod slow_clients;
 mod spelling;
 #[allow(dead_code, reason = "another program uses it too, each its part")]
 #[path = "../chaos/standing.rs"]

@@ -13,7 +13,6 @@ use hyper::rt::{Sleep, Timer};
 use tokio::time::Instant;
 
 use super::clock::Clock;
-use super::connection::BYTES_A_SECOND;
 use super::watch;
 use crate::error::BoxError;
 use crate::settings::http::Http;
@@ -29,6 +28,9 @@ pub struct RequestBody {
     /// `None`: it was empty from the beginning.
     meter: Option<Box<Meter>>,
 }
+
+/// A client that has sent so many bytes has a second more.
+const BYTES_A_SECOND: u64 = 1024;
 
 /// What has come of a body.
 struct Meter {

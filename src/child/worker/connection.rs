@@ -24,9 +24,6 @@ static AT_ONCE: AtomicU64 = AtomicU64::new(0);
 /// open takes little, and who asks again and again has them ready.
 const PARKED_AFTER_MS: u64 = 1000;
 
-/// A client that takes, or gives, so many bytes has a second more.
-pub(super) const BYTES_A_SECOND: u64 = 1024;
-
 /// What a connection and its requests tell each other.
 pub(super) struct Life {
     ends: Arc<dyn Ends>,
@@ -59,10 +56,8 @@ pub(super) struct Life {
     awaits: AtomicU8,
     /// By the watch's time, like the next.
     since_ms: AtomicU64,
-    /// Since then what waits for the client was never wholly taken; 0: nothing waits.
+    /// Since then the client has taken nothing of what waits for it; 0: nothing waits.
     blocked_ms: AtomicU64,
-    /// Bytes that it took of that.
-    taken: AtomicU64,
     /// A `Verdict`, or 0.
     verdict: AtomicU8,
     told: Notify,
@@ -121,7 +116,6 @@ impl Life {
             awaits: AtomicU8::new(Awaits::Head as u8),
             since_ms: AtomicU64::new(watch::now_ms()),
             blocked_ms: AtomicU64::new(0),
-            taken: AtomicU64::new(0),
             verdict: AtomicU8::new(0),
             told: Notify::new(),
         });
@@ -270,28 +264,25 @@ impl Life {
     pub(super) fn wrote(&self, len: usize, poll: &Poll<io::Result<usize>>) {
         let is_blocked = self.blocked_ms.load(Ordering::Relaxed) > 0;
         match poll {
-            Poll::Pending if !is_blocked => {
-                self.taken.store(0, Ordering::Relaxed);
-                self.blocked_ms.store(watch::now_ms().max(1), Ordering::Relaxed);
-            }
-            Poll::Ready(Ok(taken)) if is_blocked => {
-                self.taken.fetch_add(*taken as u64, Ordering::Relaxed);
-                if *taken == len {
-                    self.blocked_ms.store(0, Ordering::Relaxed);
-                }
-            }
+            Poll::Pending if !is_blocked => self.block(watch::now_ms()),
+            // The kernel takes more when a third of what it has is gone: who reads a few bytes now and then does
+            // not come that far.
+            Poll::Ready(Ok(taken)) if is_blocked => self.block(if *taken == len { 0 } else { watch::now_ms() }),
             Poll::Pending | Poll::Ready(_) => {}
         }
+    }
+
+    fn block(&self, since_ms: u64) {
+        self.blocked_ms.store(since_ms, Ordering::Relaxed);
     }
 
     /// What is to become of it at this time of the watch's, if anything.
     pub(super) fn judge(&self, now_ms: u64, limits: &Http) -> Option<Verdict> {
         let waited = |since: &AtomicU64| now_ms.saturating_sub(since.load(Ordering::Relaxed));
-        let bonus_ms = self.taken.load(Ordering::Relaxed) * 1000 / BYTES_A_SECOND;
         if self.awaits(Awaits::Nothing) && self.requests.load(Ordering::Relaxed) == 0 {
             return None;
         }
-        if self.blocked_ms.load(Ordering::Relaxed) > 0 && waited(&self.blocked_ms) > limits.send_ms + bonus_ms {
+        if self.blocked_ms.load(Ordering::Relaxed) > 0 && waited(&self.blocked_ms) > limits.send_ms {
             return Some(Verdict::TakesNothing);
         }
         let waited = waited(&self.since_ms);

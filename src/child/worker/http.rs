@@ -198,7 +198,8 @@ where
             return Some(wire);
         }
         Verdict::NoHead => wire.say_last(TOO_SLOW).await,
-        Verdict::TakesNothing | Verdict::Done | Verdict::Drains => {}
+        Verdict::TakesNothing => wire.cut(),
+        Verdict::Done | Verdict::Drains => {}
     }
     None
 }

@@ -22,8 +22,8 @@ const PERIOD: Duration = Duration::from_millis(250);
 /// A longer step of its time is a pause of the process.
 const STEP_MAX: Duration = Duration::from_millis(500);
 
-/// Its time, in milliseconds. A process is one worker, once.
-static NOW_MS: AtomicU64 = AtomicU64::new(0);
+/// Its time, in milliseconds, never 0. A process is one worker, once.
+static NOW_MS: AtomicU64 = AtomicU64::new(1);
 
 thread_local! {
     /// Those that have ended since it looked last are there too.

@@ -8,11 +8,13 @@ use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use hyper::body::Bytes;
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use nix::sys::socket::{MsgFlags, recv};
+use socket2::SockRef;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::AbortHandle;
 
@@ -30,6 +32,11 @@ impl Duplex for TokioIo<TcpStream> {
         may_be_preface(self.inner())
     }
 
+    fn forget_unsent(&self) {
+        // Where this fails there is nothing to forget.
+        let _ = SockRef::from(self.inner()).set_linger(Some(Duration::ZERO));
+    }
+
     fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<()> {
         self.inner().poll_read_ready(context).map(drop)
     }
@@ -42,6 +49,11 @@ impl Duplex for TokioIo<UnixStream> {
 
     fn may_be_http2(&self) -> bool {
         may_be_preface(self.inner())
+    }
+
+    fn forget_unsent(&self) {
+        // Where this fails there is nothing to forget.
+        let _ = SockRef::from(self.inner()).set_linger(Some(Duration::ZERO));
     }
 
     fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<()> {
@@ -91,6 +103,11 @@ impl Wire {
     /// Whether what comes next may be the beginning of HTTP/2.
     pub(super) fn may_be_http2(&self) -> bool {
         self.unused.is_empty() && self.carrier.as_ref().is_some_and(|(stream, _)| stream.may_be_http2())
+    }
+
+    /// Ends now, whatever the client has not taken.
+    pub(super) fn cut(self) {
+        self.carrier.iter().for_each(|(stream, _)| stream.forget_unsent());
     }
 
     /// Waits until something may be read, or the end.
