@@ -7,8 +7,10 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicU64;
+#[cfg(feature = "tls")]
+use std::sync::atomic::Ordering::Relaxed;
 
-use memmap2::MmapRaw;
+use memmap2::{Advice, MmapOptions, MmapRaw};
 use nix::fcntl::{FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{Mode, fchmod};
@@ -17,6 +19,9 @@ const WORD: usize = size_of::<AtomicU64>();
 
 /// The seals without which a mapping is refused.
 const SEALS: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW);
+
+/// The same for memory that is only read here.
+const READ_SEALS: SealFlag = SEALS.union(SealFlag::F_SEAL_FUTURE_WRITE);
 
 /// Words of memory that several processes see.
 #[derive(Debug)]
@@ -45,6 +50,63 @@ impl SharedWords {
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// Words that only the process that has made them can write: whoever else is given them reads.
+#[derive(Debug)]
+pub(crate) struct OwnWords(SharedWords);
+
+impl OwnWords {
+    /// Makes `count` words, all zero. They are in no core dump, and a process that is forked has them only if it is
+    /// given them.
+    pub(crate) fn create(name: &str, count: usize) -> io::Result<Self> {
+        let fd = sized(name, count * WORD)?;
+        let words = SharedWords { map: MmapRaw::map_raw(&fd)?, fd };
+        words.map.advise(Advice::DontFork)?;
+        words.map.advise(Advice::DontDump)?;
+        // After the only mapping that writes: no other one will, of this descriptor or a copy (fcntl(2)).
+        fcntl(&words.fd, FcntlArg::F_ADD_SEALS(READ_SEALS | SealFlag::F_SEAL_SEAL))?;
+        Ok(Self(words))
+    }
+
+    pub(crate) fn words(&self) -> &[AtomicU64] {
+        self.0.words()
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.0.fd()
+    }
+}
+
+/// The same words elsewhere, to be read.
+#[cfg(feature = "tls")]
+#[derive(Debug)]
+pub(crate) struct ReadWords {
+    map: MmapRaw,
+}
+
+#[cfg(feature = "tls")]
+impl ReadWords {
+    /// Maps them; refused unless they are sealed as their maker seals them.
+    pub(crate) fn attach(fd: &OwnedFd) -> io::Result<Self> {
+        check_seals(fd, READ_SEALS)?;
+        let map = MmapOptions::new().map_raw_read_only(fd)?;
+        map.advise(Advice::DontDump)?;
+        Ok(Self { map })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.map.len() / WORD
+    }
+
+    /// One of them, without any order to others; one that does not exist is the caller's bug.
+    pub(crate) fn load(&self, at: usize) -> u64 {
+        assert!(at < self.len(), "word {at} of {}", self.len());
+        // SAFETY: it lies within the mapping, which lives as long as self and cannot shrink (sealed), and is
+        // aligned. Its maker writes it by atomics. Here it can only be read, which a relaxed atomic load of 64 bits
+        // does without a write (std::sync::atomic, "Atomic accesses to read-only memory").
+        unsafe { (*self.map.as_ptr().cast::<AtomicU64>().add(at)).load(Relaxed) }
     }
 }
 
@@ -91,12 +153,18 @@ pub(crate) fn sealed_bytes(name: &str, content: &[u8]) -> io::Result<OwnedFd> {
 
 /// Memory of `len` zeros that nobody can cut off.
 fn preallocated(name: &str, len: usize) -> io::Result<OwnedFd> {
+    let fd = sized(name, len)?;
+    fcntl(&fd, FcntlArg::F_ADD_SEALS(SEALS | SealFlag::F_SEAL_SEAL))?;
+    Ok(fd)
+}
+
+/// Memory of `len` zeros.
+fn sized(name: &str, len: usize) -> io::Result<OwnedFd> {
     let fd = unsealed(name)?;
     let len = i64::try_from(len).map_err(io::Error::other)?;
     nix::unistd::ftruncate(&fd, len)?;
     // Before anything is mapped: memory that is short now is an error here, not SIGBUS later.
     fallocate(&fd, nix::fcntl::FallocateFlags::empty(), 0, len)?;
-    fcntl(&fd, FcntlArg::F_ADD_SEALS(SEALS | SealFlag::F_SEAL_SEAL))?;
     Ok(fd)
 }
 
@@ -108,15 +176,18 @@ fn unsealed(name: &str) -> io::Result<OwnedFd> {
 
 /// Maps what is sealed, and nothing else.
 fn mapped(fd: &OwnedFd) -> io::Result<MmapRaw> {
-    let seals = SealFlag::from_bits_truncate(fcntl(fd, FcntlArg::F_GET_SEALS)?);
-    if !seals.contains(SEALS) {
-        return Err(io::Error::other("shared memory is not sealed"));
-    }
+    check_seals(fd, SEALS)?;
     MmapRaw::map_raw(fd)
+}
+
+fn check_seals(fd: &OwnedFd, wanted: SealFlag) -> io::Result<()> {
+    let seals = SealFlag::from_bits_truncate(fcntl(fd, FcntlArg::F_GET_SEALS)?);
+    if seals.contains(wanted) { Ok(()) } else { Err(io::Error::other("shared memory is not sealed")) }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
     use std::sync::atomic::Ordering::Relaxed;
 
     use super::*;
@@ -128,6 +199,24 @@ mod tests {
         one.words()[3].store(7, Relaxed);
         assert_eq!(two.words()[3].load(Relaxed), 7);
         assert!(nix::unistd::ftruncate(one.fd(), 0).is_err());
+    }
+
+    #[test]
+    #[cfg(feature = "tls")]
+    fn what_one_process_owns_others_can_only_read() {
+        let own = OwnWords::create("test", 16).expect("create");
+        own.words()[3].store(7, Relaxed);
+        let given = own.fd().try_clone_to_owned().expect("dup");
+        let read = ReadWords::attach(&given).expect("attach");
+        assert_eq!((read.len(), read.load(3), read.load(4)), (16, 7, 0));
+        own.words()[4].store(8, Relaxed);
+        assert_eq!(read.load(4), 8);
+        assert!(MmapRaw::map_raw(&given).is_err(), "a mapping that writes");
+        assert!(nix::unistd::write(&given, b"x").is_err());
+        let anew = File::options().read(true).write(true).open(format!("/proc/self/fd/{}", given.as_raw_fd()));
+        assert!(MmapRaw::map_raw(&anew.expect("opened anew")).is_err());
+        let writable = SharedWords::create("test", 16).expect("create");
+        assert!(ReadWords::attach(&writable.fd().try_clone_to_owned().expect("dup")).is_err(), "others can write it");
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub(crate) mod memory;
 pub(crate) mod passing;
 pub(crate) mod privileges;
 pub(crate) mod process;
+pub(crate) mod random;
 pub(crate) mod signals;
 pub(crate) mod socket;
 pub(crate) mod title;
