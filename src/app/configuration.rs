@@ -113,6 +113,14 @@ impl Configuration {
         Err(mistakes.to_string().into())
     }
 
+    /// Where the value of this key stands, each table above it before it; if it does not, the file.
+    pub(crate) fn place_of(&self, keys: &[&str]) -> String {
+        let all = self.all();
+        let [first, rest @ ..] = keys else { return self.file.to_string() };
+        let found = rest.iter().try_fold(all.get(*first), |found, key| Some(found?.get_ref().as_table()?.get(*key)));
+        found.flatten().map_or_else(|| self.file.to_string(), |value| self.place(value.span().start))
+    }
+
     /// Those sections that are neither the master's, nor `[app]`, nor among `known`: where each
     /// stands, and its name, with `helper.` before it if it is a helper's for certain.
     pub(crate) fn unknown(&self, masters: &[&str], known: &[&str]) -> Vec<(String, String)> {
@@ -199,6 +207,16 @@ mod tests {
         assert!(configuration("[nest]").section::<()>("nest").is_err());
         let twice = configuration("[nest]\nurl = 'x'\n[helper.nest]\nurl = 'y'").section::<Upstream>("nest");
         assert!(twice.expect_err("twice").to_string().contains("[helper.nest]"));
+    }
+
+    #[test]
+    fn keys_are_found_where_they_stand() {
+        let all = configuration("workers = 1\n[listener.a]\naddress = 'x'\ncertificate = [\n  'y',\n]\n");
+        assert_eq!(all.place_of(&["listener", "a", "certificate"]), "nest.toml:4");
+        assert_eq!(all.place_of(&["workers"]), "nest.toml:1");
+        for nowhere in [&["listener", "b", "certificate"][..], &["listener", "a", "mode"], &["workers", "a"], &[]] {
+            assert_eq!(all.place_of(nowhere), "nest.toml", "{nowhere:?}");
+        }
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub(super) const LAST_WORDS_MS: u16 = 1000;
 pub(super) struct Seat {
     pub(super) begin: Begin,
     pub(super) scoreboard: Scoreboard,
+    /// The keys of session tickets.
+    pub(super) tickets: Option<OwnedFd>,
     pub(super) listeners: Vec<OwnedFd>,
 }
 
@@ -54,5 +56,6 @@ pub(super) fn begin(name: &str, control: &UnixStream) -> Result<Option<(Seat, Fi
     // TERM drains this process; until its loop looks at it, it is blocked.
     signals::leave_to_the_master(false)?;
     let scoreboard = Scoreboard::attach(scoreboard)?;
-    Ok(Some((Seat { begin, scoreboard, listeners: given.collect() }, lock_file)))
+    let tickets = if begin.has_tickets { Some(next()?) } else { None };
+    Ok(Some((Seat { begin, scoreboard, tickets, listeners: given.collect() }, lock_file)))
 }

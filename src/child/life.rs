@@ -91,8 +91,11 @@ fn spend(seat: Seat, control: UnixStream, loaded: Loaded) -> Exit {
     }
 }
 
-async fn live(seat: Seat, control: UnixStream, loaded: Loaded) -> Result<()> {
-    let Seat { begin, scoreboard, listeners } = seat;
+async fn live(seat: Seat, control: UnixStream, mut loaded: Loaded) -> Result<()> {
+    let Seat { begin, scoreboard, tickets, listeners } = seat;
+    if let Some(keys) = tickets {
+        loaded.tls.seal_with(&keys)?;
+    }
     if RECORD.set((scoreboard, begin.record)).is_err() {
         return Err("this process is somebody already".into());
     }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::company::{self, Company};
+use super::worker::tls::{TICKETS, Tls};
 use super::{boot, foreign, life};
 use crate::app::configuration::Configuration;
 use crate::app::declare::{App, HttpFn, Neighbours, Preload, PreloadFn, Preloaded, Work};
@@ -21,7 +22,8 @@ use crate::app::secret::Opened;
 use crate::contract::ids::{Generation, Role};
 use crate::contract::lock;
 use crate::contract::orders::{self, Begin, GivenFile, Manifest, ZygoteOrder, ZygoteReport};
-use crate::error::{BoxError, Exit, Result};
+use crate::error::mistakes::Mistakes;
+use crate::error::{BoxError, Chain, Exit, Result};
 use crate::ipc::channel;
 use crate::log::logger;
 use crate::log::ring::{self, Ring};
@@ -34,7 +36,7 @@ pub(crate) fn run(app: App) -> Exit {
         Ok(exit) => exit,
         Err(error) => {
             // Its output is captured, and whoever sets the variable by hand sees it.
-            eprintln!("zygote: {}", crate::error::Chain(&*error));
+            eprintln!("zygote: {}", Chain(&*error));
             logger::close(boot::LAST_WORDS_MS);
             Exit::Failed
         }
@@ -48,7 +50,8 @@ fn serve(app: App) -> Result<Exit> {
     let control = UnixStream::from(descriptors::inherited(CONTROL)?);
     let name = app.name;
     let Some((order, given)) = channel::receive(&control)? else { return Ok(Exit::Done) };
-    let ZygoteOrder::Load { generation, filter, log_socket, config_path, files, only_configuration, has_ring } = order
+    let ZygoteOrder::Load { generation, filter, log_socket, config_path, files, only_configuration, has_ring, secure } =
+        order
     else {
         return Err("the first order is not to load".into());
     };
@@ -62,7 +65,8 @@ fn serve(app: App) -> Result<Exit> {
     title::set(&format!("{name}: {role}"));
     lock::hold(&lock_file)?;
     signals::unblock_all()?;
-    match (log_socket, given.next().filter(|_| has_ring), given.next()) {
+    let mut of_ring = || if has_ring { given.next() } else { None };
+    match (log_socket, of_ring(), of_ring()) {
         (Some(_), Some(ring), Some(bell)) => logger::to_ring(&filter, Ring::attach(ring)?, bell),
         (Some(socket), ..) => logger::to_helper(&filter, &socket, role.to_string()),
         (None, ..) => logger::to_console(&filter),
@@ -70,20 +74,24 @@ fn serve(app: App) -> Result<Exit> {
     // Before `preload`: a descriptor of the logger's own is none that `preload` left open.
     logger::connect();
     crate::log::log_panics();
-    let configuration = match configure(&app, configuration, config_path, opened) {
-        Ok(configuration) => configuration,
+    let configured = configure(&app, configuration, config_path, opened, |configuration| {
+        // After everything else: a release that does not know them takes no notice.
+        Tls::load(secure, &mut given, configuration)
+    });
+    let (configuration, tls) = match configured {
+        Ok(configured) => configured,
         Err(error) => return refuse(&control, &*error, true),
     };
     if only_configuration {
         return refuse(&control, &*BoxError::from("nothing else was asked"), false);
     }
-    let loaded = match load(app, generation, configuration) {
+    let loaded = match load(app, generation, configuration, tls) {
         Ok(loaded) => loaded,
         Err(error) => return refuse(&control, &*error, false),
     };
     let helpers = loaded.company.offers(loaded.version, &build::id())?;
     let version = Manifest::version_for(&helpers);
-    let manifest = Manifest { version, name: name.to_owned(), helpers, ring: ring::VERSION };
+    let manifest = Manifest { version, name: name.to_owned(), helpers, ring: ring::VERSION, tickets: TICKETS };
     channel::send(&control, &ZygoteReport::Loaded(manifest))?;
     fork_on_order(Zygote { control, loaded, _lock: lock_file })
 }
@@ -96,6 +104,7 @@ pub(super) struct Loaded {
     pub(super) preloaded: Option<Preloaded>,
     pub(super) configuration: Configuration,
     pub(super) company: Company,
+    pub(super) tls: Tls,
 }
 
 impl Loaded {
@@ -130,19 +139,29 @@ fn opened(files: Vec<GivenFile>, given: &mut impl Iterator<Item = OwnedFd>) -> R
     files.into_iter().map(take).collect()
 }
 
-/// Reads the file's bytes, which the master has read before, for the sections of the application.
-fn configure(app: &App, mut bytes: File, path: Option<PathBuf>, opened: Opened) -> Result<Configuration> {
+/// Reads the file's bytes, which the master has read before, for the sections of the application, and the certificates.
+fn configure(
+    app: &App,
+    mut bytes: File,
+    path: Option<PathBuf>,
+    opened: Opened,
+    certificates: impl FnOnce(&Configuration) -> Result<Tls, Mistakes>,
+) -> Result<(Configuration, Tls)> {
     let mut text = String::new();
     bytes.seek(SeekFrom::Start(0))?;
     bytes.read_to_string(&mut text)?;
     let file = path.map_or_else(|| "the configuration".to_owned(), |path| path.display().to_string());
     let configuration = Configuration::parse(&file, &text, opened)?;
-    company::check(app, &configuration)?;
-    Ok(configuration)
+    match (company::check(app, &configuration), certificates(&configuration)) {
+        (Ok(()), Ok(tls)) => Ok((configuration, tls)),
+        (Ok(()), Err(wrong)) => Err(wrong.to_string().into()),
+        (Err(error), Ok(_)) => Err(error),
+        (Err(error), Err(wrong)) => Err(format!("{wrong}\n{}", Chain(&*error)).into()),
+    }
 }
 
 /// Loads the application.
-fn load(app: App, generation: Generation, configuration: Configuration) -> Result<Loaded> {
+fn load(app: App, generation: Generation, configuration: Configuration, tls: Tls) -> Result<Loaded> {
     if !app.mistakes.is_empty() {
         return Err(app.mistakes.join("\n").into());
     }
@@ -160,7 +179,7 @@ fn load(app: App, generation: Generation, configuration: Configuration) -> Resul
     let company = Company::of(&declared, |helper| !unwanted.contains(&helper.name))?;
     let preloaded = preload(app.preload, generation)?;
     let http = app.http.ok_or("App::http was never called")?;
-    Ok(Loaded { name: app.name, version: app.version, http, preloaded, configuration, company })
+    Ok(Loaded { name: app.name, version: app.version, http, preloaded, configuration, company, tls })
 }
 
 fn fork_on_order(zygote: Zygote) -> Result<Exit> {
@@ -246,7 +265,7 @@ fn is_shared_state(target: &str) -> bool {
 }
 
 fn refuse(control: &UnixStream, error: &(dyn std::error::Error + 'static), misconfigured: bool) -> Result<Exit> {
-    let reason = crate::error::Chain(error).to_string();
+    let reason = Chain(error).to_string();
     logger::close(boot::LAST_WORDS_MS);
     channel::send(control, &ZygoteReport::Refused { reason, misconfigured })?;
     Ok(Exit::Failed)

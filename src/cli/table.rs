@@ -2,12 +2,13 @@
 
 use std::fmt::Write;
 
-use crate::contract::status::{LogStatus, RaisedStatus, RefusedStatus, Status, TargetStatus};
+use crate::contract::status::{ListenerStatus, LogStatus, RaisedStatus, RefusedStatus, Status, TargetStatus};
 
 /// The table, without a last line break.
 pub(super) fn of(program: &str, status: &Status) -> String {
     let mut out = String::new();
-    let addresses: Vec<&str> = status.listeners.iter().map(|listener| listener.address.as_str()).collect();
+    let shown = |listener: &ListenerStatus| format!("{}{}", listener.address, if listener.tls { " (TLS)" } else { "" });
+    let addresses: Vec<String> = status.listeners.iter().map(shown).collect();
     let _ = writeln!(
         out,
         "{program} {}: {}, pid {}, generation {}, up {}, listening on {}",

@@ -62,12 +62,28 @@ pub(crate) enum ZygoteOrder {
         /// eventfd.
         #[serde(default)]
         has_ring: bool,
+        /// The listeners that speak TLS. With it come, after all that: the files of their certificates and keys that
+        /// could be opened.
+        #[serde(default)]
+        secure: Vec<GivenListener>,
     },
     /// Fork a process. With it: the other end of the new child's socket pair.
     Fork { birth: Birth },
 }
 
-/// A file that a section of the application's names.
+/// A listener that speaks TLS.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct GivenListener {
+    /// Its place among all listeners, in the order in which a worker is given them.
+    pub(crate) number: usize,
+    pub(crate) name: String,
+    /// The first is for clients that name none of these.
+    pub(crate) certificates: Vec<GivenFile>,
+    /// Their keys, in the same order; none: they stand in the certificates' files.
+    pub(crate) keys: Vec<GivenFile>,
+}
+
+/// A file that a section of the application's, or a listener, names.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct GivenFile {
     pub(crate) path: PathBuf,
@@ -107,6 +123,9 @@ pub(crate) struct Manifest {
     /// The layout of the rings that its processes log into; 0: they know none, and use the socket.
     #[serde(default)]
     pub(crate) ring: u32,
+    /// The layout of the keys of session tickets that its workers read; 0: they speak no TLS.
+    #[serde(default)]
+    pub(crate) tickets: u32,
 }
 
 impl Manifest {
@@ -146,7 +165,8 @@ pub(crate) struct HelperOffer {
 pub(crate) enum ChildOrder {
     /// The first: who you are. With it, in this order: the lock file of the children, the
     /// scoreboard, a stream for standard output and error, the memory of a ring and the log helper's
-    /// eventfd if there is one, the listeners: a helper's only one is its own socket.
+    /// eventfd if there is one, the keys of session tickets if it has them, the listeners: a helper's only
+    /// one is its own socket.
     Begin(Begin),
     /// Take connections; serve.
     Accept,
@@ -195,6 +215,9 @@ pub(crate) struct Begin {
     /// It logs into a ring: only one whose release says that it knows the layout.
     #[serde(default)]
     pub(crate) has_ring: bool,
+    /// It gives its clients session tickets: only a worker of a release that knows the layout of their keys.
+    #[serde(default)]
+    pub(crate) has_tickets: bool,
 }
 
 /// Such a process to the master.

@@ -39,6 +39,8 @@ pub(crate) struct Status {
 pub(crate) struct ListenerStatus {
     pub(crate) name: String,
     pub(crate) address: String,
+    #[serde(default)]
+    pub(crate) tls: bool,
 }
 
 /// How the last reload ended.

@@ -12,9 +12,10 @@ use super::supervisor::{Action, Event, Progress, Report};
 use super::{Master, RECORDS, report};
 use crate::contract::ids::{Birth, Generation, HelperName, Role};
 use crate::contract::orders::{Begin, ChildOrder, LogOrder, ZygoteOrder};
+use crate::contract::tickets;
 use crate::contract::time::{heartbeat_period, ms};
 use crate::log::{logger, ring};
-use crate::settings::{Settings, WorkerLimits, count_of_workers};
+use crate::settings::{Listener, Settings, WorkerLimits, count_of_workers};
 
 /// What a worker may need between its last connection and its end: `on_stop`.
 const LAST_ACTS: Duration = Duration::from_secs(1);
@@ -187,17 +188,20 @@ impl Master {
                     files: release.load.files(),
                     only_configuration: false,
                     has_ring: ring.is_some(),
+                    secure: release.load.secure(),
                 };
                 let mut given = release.load.given(&self.children_lock);
                 given.extend(ring.into_iter().flat_map(|number| self.ring_descriptors(number)));
+                given.extend(release.load.secure_files());
                 self.children.tell(birth, &order, &given)
             }
             (role @ Role::Worker(_, generation), record) => {
                 self.make_output(role)?;
                 let ring = self.ring_for(birth, role, generation);
+                let has_tickets = self.has_tickets(generation);
                 let Release { settings, listeners, .. } = self.release(generation)?;
                 let listeners = self.listeners.descriptors(listeners);
-                self.begin_forked(birth, role, (record, ring), settings, listeners)
+                self.begin_forked(birth, role, (record, ring, has_tickets), settings, listeners)
             }
             (role @ Role::Helper(name, generation), record) => {
                 self.make_output(role)?;
@@ -209,7 +213,7 @@ impl Master {
                 };
                 let settings = &self.release(generation)?.settings;
                 let socket = self.offers.socket(name).into_iter();
-                self.begin_forked(birth, role, (record, ring), settings, socket)
+                self.begin_forked(birth, role, (record, ring, false), settings, socket)
             }
         }
     }
@@ -237,7 +241,7 @@ impl Master {
         &'a self,
         birth: Birth,
         role: Role,
-        (record, ring): (Option<u32>, Option<u64>),
+        (record, ring, has_tickets): (Option<u32>, Option<u64>, bool),
         settings: &Settings,
         listeners: impl Iterator<Item = BorrowedFd<'a>>,
     ) -> io::Result<()> {
@@ -255,10 +259,12 @@ impl Master {
             ipc_dir: self.run_dir.ipc_dir(),
             state_dir: self.run_dir.state_dir(),
             has_ring: ring.is_some(),
+            has_tickets,
         };
         let output = self.outputs[&role].writer.as_fd();
         let mut given = vec![self.children_lock.as_fd(), self.scoreboard.fd(), output];
         given.extend(ring.into_iter().flat_map(|number| self.ring_descriptors(number)));
+        given.extend(self.tickets.memory().filter(|_| has_tickets));
         given.extend(listeners);
         self.children.tell(birth, &ChildOrder::Begin(begin), &given)
     }
@@ -268,6 +274,19 @@ impl Master {
         let release = self.releases.get(&generation).filter(|release| release.ring == ring::VERSION)?;
         let Settings { log_transport, log_ring, .. } = release.settings;
         self.make_ring(birth, role, log_transport, log_ring)
+    }
+
+    /// Whether workers of this generation are given the keys of session tickets: they speak TLS, and know the
+    /// layout. Without, every handshake is a whole one.
+    fn has_tickets(&mut self, generation: Generation) -> bool {
+        let wants = |release: &Release| {
+            release.tickets == tickets::VERSION && release.settings.listeners().iter().any(Listener::is_secure)
+        };
+        let made = self.releases.get(&generation).is_some_and(wants).then(|| self.tickets.make());
+        if let Some(Err(error)) = &made {
+            log::error!(target: "forebay", "session tickets: cannot make their keys: {error}");
+        }
+        made.is_some_and(|made| made.is_ok())
     }
 
     /// What goes with an order that gives a ring.

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Instant;
@@ -75,10 +75,12 @@ fn load(identity: Identity, settings: &Settings, only_configuration: bool) -> Re
         files: load.files(),
         only_configuration,
         has_ring: false,
+        secure: load.secure(),
     };
     let mut out = Vec::new();
     frame::encode(&order, &mut out);
-    let sent = passing::send(control.as_fd(), &out, &load.given(&lock_file)).or_refused(cannot);
+    let given: Vec<BorrowedFd<'_>> = load.given(&lock_file).into_iter().chain(load.secure_files()).collect();
+    let sent = passing::send(control.as_fd(), &out, &given).or_refused(cannot);
     let verdict = sent.and_then(|_| hear(&control, settings));
     // One that has loaded ends when nobody is there any more; one that has not is told so.
     drop(control);

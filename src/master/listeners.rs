@@ -196,9 +196,11 @@ impl Listeners {
 
     /// What to open in a browser.
     pub(super) fn urls(&self, bound: &Bound) -> String {
-        let url = |(_, id): &(Wanted, ListenerId)| match &self.open.get(id)?.address {
-            Address::Tcp(address) => Some(format!("http://{address}")),
-            path @ Address::Unix(_) => Some(path.to_string()),
+        let url = |(wanted, id): &(Wanted, ListenerId)| match (&self.open.get(id)?.address, wanted.is_secure()) {
+            (Address::Tcp(address), false) => Some(format!("http://{address}")),
+            (Address::Tcp(address), true) => Some(format!("https://{address}")),
+            (path @ Address::Unix(_), false) => Some(path.to_string()),
+            (path @ Address::Unix(_), true) => Some(format!("{path} (TLS)")),
         };
         bound.iter().filter_map(url).collect::<Vec<_>>().join(" ")
     }
@@ -206,7 +208,7 @@ impl Listeners {
     pub(super) fn status(&self, bound: &Bound) -> Vec<ListenerStatus> {
         let status = |(wanted, id): &(Wanted, ListenerId)| {
             let address = self.open.get(id)?.address.to_string();
-            Some(ListenerStatus { name: wanted.name.clone(), address })
+            Some(ListenerStatus { name: wanted.name.clone(), address, tls: wanted.is_secure() })
         };
         bound.iter().filter_map(status).collect()
     }

@@ -33,6 +33,7 @@ mod strays;
 mod supervisor;
 mod survivors;
 mod targets;
+mod tickets;
 mod verdict;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -65,6 +66,7 @@ use self::run_dir::RunDir;
 use self::signals::Wish;
 use self::supervisor::{Event, Fault, Outcome, Supervisor, Wear};
 use self::targets::Targets;
+use self::tickets::Tickets;
 use self::verdict::Awaited;
 use crate::contract::ids::{Birth, Generation, HELPERS_MAX, Role, WORKERS_MAX};
 use crate::contract::orders::{self, ChildReport, Manifest, ZygoteReport};
@@ -153,6 +155,7 @@ struct Master {
     serving: Generation,
     rollout: Rollout,
     scoreboard: Scoreboard,
+    tickets: Tickets,
     poll: Poll,
     signals: Signals,
     control: ControlServer,
@@ -225,6 +228,7 @@ impl Master {
             serving,
             rollout: Rollout::default(),
             scoreboard,
+            tickets: Tickets::default(),
             poll,
             signals,
             control,
@@ -274,6 +278,7 @@ impl Master {
             self.probes.due(),
             self.rollout.awaited.as_ref().map(Awaited::until),
             self.log.due(),
+            self.tickets.due(),
             unsent,
         ];
         // Rounded up: epoll counts in milliseconds, and a turn too early is a turn for nothing.
@@ -315,6 +320,7 @@ impl Master {
         self.look_at_memory(now);
         self.look_at_the_logs(now);
         self.lower_the_level(now);
+        self.tickets.rotate();
         self.step(Event::Tick);
         if self.rollout.is_unwritten {
             self.write_reloads();
@@ -463,9 +469,13 @@ impl Master {
                 format!("the application is called `{other}`, and this daemon is `{own}`: stop it and start that");
             return Event::Refused(zygote, Fault::Application, why);
         }
+        if let Some(why) = release.needs_tls(manifest) {
+            return Event::Refused(zygote, Fault::Configuration, why);
+        }
         let taken = self.offers.take(generation, manifest, &self.run_dir, |offer| release.digest(offer));
         if let Some(release) = self.releases.get_mut(&generation) {
             release.ring = manifest.ring;
+            release.tickets = manifest.tickets;
         }
         match taken {
             Ok(helpers) => Event::Loaded(zygote, helpers),

@@ -170,7 +170,7 @@ mod tests {
             }
         };
         let helpers = helpers.iter().map(offer).collect();
-        Manifest { version: orders::VERSION, name: "test".to_owned(), helpers, ring: 0 }
+        Manifest { version: orders::VERSION, name: "test".to_owned(), helpers, ring: 0, tickets: 0 }
     }
 
     #[test]

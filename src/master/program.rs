@@ -11,7 +11,7 @@ use nix::unistd::{Pid, geteuid};
 
 use super::file_identity::is_one;
 use crate::app::secret;
-use crate::contract::orders::{GivenFile, ZYGOTE_VARIABLE};
+use crate::contract::orders::{GivenFile, GivenListener, ZYGOTE_VARIABLE};
 use crate::error::{Chain, Context, Error, Exit};
 use crate::settings::{NamedFile, Service, Settings, is_safe_way, read_whole};
 use crate::sys::process::{self, Program};
@@ -34,6 +34,8 @@ pub(super) struct Load {
     files: Vec<GivenFile>,
     /// Of those that could be read, in the same order.
     kept: Vec<Kept>,
+    /// The listeners that speak TLS, and what of their files could be read: certificates, then keys.
+    secure: Vec<(GivenListener, Vec<Kept>)>,
 }
 
 /// What a file held when the generation was prepared: whoever is born later finds that, even where the
@@ -59,14 +61,22 @@ impl Load {
         let configuration = crate::sys::memory::sealed_bytes("configuration", &settings.source)
             .or_refused(|| "cannot keep the configuration in memory".to_owned())?;
         let service = settings.service().map_err(|why| Error::new(Exit::Config, why))?;
-        let (mut files, mut kept) = (Vec::new(), Vec::new());
-        for file in &settings.named_files {
+        let open = |file: &NamedFile, kept: &mut Vec<Kept>| {
             let found =
                 if is_locked(&file.place) { Err("the daemon has locked it for itself".to_owned()) } else { keep(file) };
-            let refused = found.map(|file| kept.push(file)).err();
-            files.push(GivenFile { path: file.path.clone(), refused });
-        }
-        Ok(Self { executable: executable.into(), service, umask, configuration, files, kept })
+            GivenFile { path: file.path.clone(), refused: found.map(|file| kept.push(file)).err() }
+        };
+        let mut kept = Vec::new();
+        let files = settings.named_files.iter().map(|file| open(file, &mut kept)).collect();
+        let listeners = settings.listeners().into_iter().enumerate();
+        let secure = listeners.filter(|(_, listener)| listener.is_secure()).map(|(number, listener)| {
+            let mut kept = Vec::new();
+            let certificates = listener.certificates.iter().map(|file| open(file, &mut kept)).collect();
+            let keys = listener.certificate_keys.iter().map(|file| open(file, &mut kept)).collect();
+            (GivenListener { number, name: listener.name, certificates, keys }, kept)
+        });
+        let secure = secure.collect();
+        Ok(Self { executable: executable.into(), service, umask, configuration, files, kept, secure })
     }
 
     /// Where the executable is, as the kernel says it.
@@ -91,6 +101,16 @@ impl Load {
     /// The files, as the order to load names them.
     pub(super) fn files(&self) -> Vec<GivenFile> {
         self.files.clone()
+    }
+
+    /// The listeners that speak TLS, as the order to load names them.
+    pub(super) fn secure(&self) -> Vec<GivenListener> {
+        self.secure.iter().map(|(listener, _)| listener.clone()).collect()
+    }
+
+    /// What goes with the order to load for them, after everything else.
+    pub(super) fn secure_files(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.secure.iter().flat_map(|(_, kept)| kept).map(|kept| kept.content.as_fd())
     }
 
     /// Starts a zygote that finds `control` and prints to `output`.

@@ -14,7 +14,7 @@ use super::program::Load;
 use super::run_dir::RunDir;
 use super::supervisor::Policy;
 use super::targets::{Chosen, Targets};
-use crate::contract::orders::HelperOffer;
+use crate::contract::orders::{HelperOffer, Manifest};
 use crate::error::{Error, Exit};
 use crate::settings::{Settings, default_run_dir};
 
@@ -28,6 +28,8 @@ pub(super) struct Release {
     pub(super) targets: Chosen,
     /// The layout of rings that its processes know, as their zygote says it.
     pub(super) ring: u32,
+    /// The same of the keys of session tickets.
+    pub(super) tickets: u32,
 }
 
 /// What the master has, and what a release may not take from it.
@@ -58,7 +60,7 @@ impl Release {
         let bound = held.listeners.bind(&settings.listeners(), service, patience)?;
         // The last that can fail: whoever opens a file here has it closed when nothing comes of it.
         let targets = held.targets.choose(&settings, service)?;
-        Ok(Self { settings, load, listeners: bound, pid_file: Succession::Same, targets, ring: 0 })
+        Ok(Self { settings, load, listeners: bound, pid_file: Succession::Same, targets, ring: 0, tickets: 0 })
     }
 
     /// The same for the next generation, or why that cannot follow the one that serves.
@@ -84,6 +86,14 @@ impl Release {
         }
         let pid_file = Succession::of(held.pid_file, new.pid_file.as_deref(), held.run_dir)?;
         Ok(Self { pid_file, ..Self::open(program, umask, settings, held, LOCK_WAIT_SERVING)? })
+    }
+
+    /// Why its program cannot be what its settings want, in the manifest's words.
+    pub(super) fn needs_tls(&self, manifest: &Manifest) -> Option<String> {
+        let listeners = self.settings.listeners();
+        let secure = listeners.iter().find(|listener| manifest.tickets == 0 && listener.is_secure())?;
+        let name = &secure.name;
+        Some(format!("`listener.{name}.certificate`: this release of the program speaks no TLS"))
     }
 
     /// What the supervisor executes.

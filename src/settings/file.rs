@@ -158,6 +158,10 @@ impl Reader<'_> {
                 self.wrong(name.span(), &format!("[listener.{word}] says no `address`"));
             }
             let listener = self.listener(word, table);
+            if let Err(why) = listener.check() {
+                let at = table.keys().find(|key| key.get_ref() == "certificate_key").map_or(name.span(), Spanned::span);
+                self.wrong(at, &why);
+            }
             self.settings.named.push(listener);
         }
     }
@@ -260,6 +264,26 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "tls")]
+    fn a_listener_has_one_certificate_or_several_and_as_many_keys_or_none() {
+        let text = "[listener.a]\naddress = \"[::]:80\"\ncertificate = \"/a.pem\"\n\
+                    [listener.b]\naddress = \"[::]:81\"\ncertificate_key = [\"k\", \"/l\"]\ncertificate = [\"c\", \"/d\"]\n\
+                    [listener.c]\naddress = \"[::]:82\"\n";
+        let listeners = load(text).expect("valid").listeners();
+        let paths = |files: &[NamedFile]| files.iter().map(|file| file.path.display().to_string()).collect::<Vec<_>>();
+        assert_eq!(listeners.iter().map(Listener::is_secure).collect::<Vec<_>>(), [true, true, false]);
+        assert_eq!(
+            (paths(&listeners[0].certificates), listeners[0].certificate_keys.len()),
+            (vec!["/a.pem".into()], 0)
+        );
+        assert_eq!(paths(&listeners[1].certificates), ["c", "/d"]);
+        assert_eq!(paths(&listeners[1].certificate_keys), ["k", "/l"]);
+        assert_eq!(listeners[1].certificate_keys[0].key, "listener.b.certificate_key");
+        let more = text.replace("[\"k\", \"/l\"]", "\"k\"");
+        assert!(load(&more).expect_err("one key for two").starts_with("x.toml:6: `listener.b.certificate_key`"));
+    }
+
+    #[test]
     fn files_of_the_application_are_found_wherever_they_stand() {
         let text =
             "pid_file = \"/x\"\n[nest]\ntoken_file = \"/a\"\nfile = \"/b\"\n[helper.hub.tls]\nkey_file = \"/c\"\n";
@@ -311,6 +335,10 @@ mod tests {
             ("[listener.a]\naddress = \"localhost:80\"", 2, "`listener.a.address`"),
             ("[listener.a]\naddress = \"[::]:80\"\nmode = 660", 3, "octal"),
             ("[listener.a]\naddress = \"[::]:80\"\nmod = \"0660\"", 3, "did you mean `mode`?"),
+            ("[listener.a]\naddress = \"[::]:80\"\ncertificate = []", 3, "`listener.a.certificate`: a file is wanted"),
+            ("[listener.a]\naddress = \"[::]:80\"\ncertificate = \"\"", 3, "a path is wanted"),
+            ("[listener.a]\naddress = \"[::]:80\"\ncertificate = [7]", 3, "a string is wanted"),
+            ("[listener.a]\naddress = \"[::]:80\"\n\ncertificate_key = \"/k\"", 4, "1 of them, and 0 in `certificate`"),
             ("[listener.\"a b\"]\naddress = \"[::]:80\"", 1, "a listener's name"),
         ];
         for (text, line, word) in table {

@@ -1,8 +1,15 @@
 //! One listening socket as the settings describe it.
 
+use std::path::Path;
+
+use super::NamedFile;
 use super::account::{Account, Group};
 use super::address::Address;
-use super::key::Key;
+use super::key::{Given, Key};
+use super::table::path;
+
+/// What is said of a certificate where nobody can use it.
+pub(crate) const WITHOUT_TLS: &str = "this program was built without TLS: build it with the feature `tls` of forebay";
 
 /// The longest queue that may be asked for.
 const BACKLOG_MAX: i64 = 65_535;
@@ -20,6 +27,10 @@ pub(crate) struct Listener {
     /// The file's owner and group; the service's own if not said.
     pub(crate) owner: Option<Account>,
     pub(crate) group: Option<Group>,
+    /// Files with chains of certificates, the first for clients that name none of these; none: it does not speak TLS.
+    pub(crate) certificates: Vec<NamedFile>,
+    /// The files of their private keys, in the same order; none: they stand in the certificates' files.
+    pub(crate) certificate_keys: Vec<NamedFile>,
 }
 
 /// The keys of a `[listener.NAME]`.
@@ -86,9 +97,66 @@ pub(crate) const KEYS: &[Key<Listener>] = &[
             Ok(())
         },
     },
+    Key {
+        name: "certificate",
+        value: "FILE",
+        default: "(none)",
+        meaning: "it speaks TLS: a PEM file with a chain of certificates, or a list of them: the name that a client asks for \
+                  chooses, the first is for all others",
+        is_list: true,
+        set: |listener, given| {
+            listener.certificates = files(listener, "certificate", given)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "certificate_key",
+        value: "FILE",
+        default: "(in the certificate's file)",
+        meaning: "a PEM file with the certificate's private key, or as many as there are certificates, in their order",
+        is_list: true,
+        set: |listener, given| {
+            listener.certificate_keys = files(listener, "certificate_key", given)?;
+            Ok(())
+        },
+    },
 ];
 
+/// Files that the master opens; those of the application's sections are in the same way.
+fn files(listener: &Listener, key: &str, given: &Given<'_>) -> Result<Vec<NamedFile>, String> {
+    if cfg!(not(feature = "tls")) {
+        return Err(WITHOUT_TLS.to_owned());
+    }
+    let named =
+        |path| NamedFile { key: format!("listener.{}.{key}", listener.name), place: Path::new(&path).into(), path };
+    let files: Vec<NamedFile> = given.each(|one| path(one).map(named))?;
+    if files.is_empty() { Err("a file is wanted, this is an empty list".to_owned()) } else { Ok(files) }
+}
+
 impl Listener {
+    /// Whether it speaks TLS.
+    pub(crate) fn is_secure(&self) -> bool {
+        !self.certificates.is_empty()
+    }
+
+    /// What is wrong with its keys together.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let (certificates, keys) = (self.certificates.len(), self.certificate_keys.len());
+        if keys > 0 && keys != certificates {
+            return Err(format!(
+                "`listener.{}.certificate_key`: there are {keys} of them, and {certificates} in `certificate`: each \
+                 certificate has one, in the same order, or all stand in the certificates' files",
+                self.name
+            ));
+        }
+        Ok(())
+    }
+
+    /// All files that it names.
+    pub(super) fn files(&mut self) -> impl Iterator<Item = &mut NamedFile> {
+        self.certificates.iter_mut().chain(&mut self.certificate_keys)
+    }
+
     /// With the defaults.
     pub(super) fn new(name: impl Into<String>) -> Self {
         let mut listener = Self { name: name.into(), ..Self::default() };

@@ -30,6 +30,8 @@ pub(crate) use self::file::read_whole;
 use self::http::Http;
 pub(crate) use self::key::{Given, Key};
 pub(crate) use self::listener::Listener;
+#[cfg(not(feature = "tls"))]
+pub(crate) use self::listener::WITHOUT_TLS;
 use self::log::{Target, Transport};
 pub(crate) use self::overrides::{Overrides, file_of};
 pub(crate) use self::place::default_run_dir;
@@ -115,7 +117,7 @@ pub(crate) struct WorkerLimits {
     pub(crate) slow_turn: Duration,
 }
 
-/// A file that a section of the application's names.
+/// A file that a section of the application's, or a listener, names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NamedFile {
     /// `nest.token_file`
@@ -137,6 +139,9 @@ pub(crate) struct Service {
 
 /// The most addresses to listen on: they travel to a worker in one message, with a few others.
 const LISTENERS_MAX: usize = 64;
+
+/// The most certificates of all listeners: they and their keys travel to a zygote in one message, with other files.
+const CERTIFICATES_MAX: usize = 64;
 
 impl Settings {
     /// The defaults.
@@ -171,7 +176,7 @@ impl Settings {
             *path = directory.join(&*path);
         }
         self.targets.iter_mut().chain(&mut self.access).for_each(|target| target.start_path_from(directory));
-        for file in &mut self.named_files {
+        for file in self.named_files.iter_mut().chain(self.named.iter_mut().flat_map(Listener::files)) {
             file.place = directory.join(&file.path);
         }
     }
@@ -183,6 +188,10 @@ impl Settings {
         if listeners.len() > LISTENERS_MAX {
             let count = listeners.len();
             mistakes.add(&place, format!("there are {count} addresses to listen on, {LISTENERS_MAX} are allowed"));
+        }
+        let count = listeners.iter().map(|listener| listener.certificates.len()).sum::<usize>();
+        if count > CERTIFICATES_MAX {
+            mistakes.add(&place, format!("there are {count} certificates, {CERTIFICATES_MAX} are allowed"));
         }
         for (number, listener) in listeners.iter().enumerate() {
             if listeners[..number].iter().any(|other| other.name == listener.name) {

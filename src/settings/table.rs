@@ -394,7 +394,7 @@ pub(super) fn filter(given: &Given<'_>) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn path(given: &Given<'_>) -> Result<PathBuf, String> {
+pub(super) fn path(given: &Given<'_>) -> Result<PathBuf, String> {
     match given.text()? {
         "" => Err("a path is wanted, this is empty".to_owned()),
         path => Ok(path.into()),

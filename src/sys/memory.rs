@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicU64;
 #[cfg(feature = "tls")]
 use std::sync::atomic::Ordering::Relaxed;
 
-use memmap2::{Advice, MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapRaw};
 use nix::fcntl::{FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{Mode, fchmod};
@@ -91,7 +91,7 @@ impl ReadWords {
     /// Maps them; refused unless they are sealed as their maker seals them.
     pub(crate) fn attach(fd: &OwnedFd) -> io::Result<Self> {
         check_seals(fd, READ_SEALS)?;
-        let map = MmapOptions::new().map_raw_read_only(fd)?;
+        let map = memmap2::MmapOptions::new().map_raw_read_only(fd)?;
         map.advise(Advice::DontDump)?;
         Ok(Self { map })
     }

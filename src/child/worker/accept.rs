@@ -16,6 +16,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::drain::Drain;
 use super::gate::{Gate, Turn};
+use super::tls::Tls;
 use crate::app::declare::{Replica, Stream};
 use crate::sys::socket;
 
@@ -114,6 +115,7 @@ type Taken = (Stream, Option<SocketAddr>);
 /// The listeners, looked at in turn.
 pub(super) struct Queue {
     listeners: Vec<Listener>,
+    tls: Tls,
     next: usize,
 }
 
@@ -125,8 +127,8 @@ struct Listener {
 }
 
 impl Queue {
-    pub(super) fn new(descriptors: Vec<OwnedFd>) -> io::Result<Self> {
-        Ok(Self { listeners: descriptors.into_iter().map(Listener::new).collect::<io::Result<_>>()?, next: 0 })
+    pub(super) fn new(descriptors: Vec<OwnedFd>, tls: Tls) -> io::Result<Self> {
+        Ok(Self { listeners: descriptors.into_iter().map(Listener::new).collect::<io::Result<_>>()?, tls, next: 0 })
     }
 
     /// Waits until a connection may wait somewhere.
@@ -168,7 +170,7 @@ impl Queue {
             }
             match listener.take() {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => listener.may_have = false,
-                taken => return taken.map(Some),
+                taken => return taken.map(|(stream, peer)| Some((self.tls.over(self.next, stream), peer))),
             }
         }
         Ok(None)

@@ -18,6 +18,11 @@ mod http;
 mod limits;
 mod socket;
 mod stops;
+#[cfg(feature = "tls")]
+pub(super) mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "tls/without.rs"]
+pub(super) mod tls;
 mod watch;
 mod wear;
 mod wire;
@@ -31,6 +36,7 @@ pub use self::body::RequestBody;
 use self::drain::{Drain, Pace};
 use self::gate::Gate;
 use self::stops::Stops;
+use self::tls::Tls;
 use super::life::record;
 use super::master::{Ending, Master};
 use super::panics;
@@ -64,19 +70,20 @@ pub(super) async fn live(
     }));
     let stops: &'static Stops = Box::leak(Box::default());
     let on_stop = Box::leak(Box::new(|act| stops.add(act)));
+    let tls = loaded.tls;
     let (slot, generation, preloaded) = (slot.0, generation.0, loaded.preloaded);
     let worker = Worker { slot, generation, preloaded, neighbours, draining, on_stop };
     let started = panics::named("http", (loaded.http)(worker)).await;
     let replica = started.inspect_err(|error| master.refuse(&**error))?;
     master.report(&ChildReport::Ready);
-    let served = serve(listeners, &gate, &*replica, &drain, &mut master).await;
+    let served = serve((listeners, tls), &gate, &*replica, &drain, &mut master).await;
     stops.run(drain.deadline()).await;
     served
 }
 
 /// Serves from the master's word on until the last connection has ended.
 async fn serve(
-    listeners: Vec<OwnedFd>,
+    (listeners, tls): (Vec<OwnedFd>, Tls),
     gate: &Gate,
     replica: &dyn Replica,
     drain: &Arc<Drain>,
@@ -86,7 +93,7 @@ async fn serve(
     if master.says_accept().await?.is_none() {
         return Ok(());
     }
-    let mut queue = Queue::new(listeners)?;
+    let mut queue = Queue::new(listeners, tls)?;
     let ending = loop {
         let requests = tokio::select! {
             biased;

@@ -25,7 +25,7 @@ mod reader;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering::{Relaxed, Release};
-use std::sync::atomic::{AtomicU64, fence};
+use std::sync::atomic::fence;
 
 #[cfg(feature = "tls")]
 pub(crate) use self::reader::{Key, KeyReader};
