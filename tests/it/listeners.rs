@@ -64,7 +64,7 @@ impl Queue {
     }
 }
 
-fn address_of(server: &Server, name: &str) -> SocketAddr {
+pub(crate) fn address_of(server: &Server, name: &str) -> SocketAddr {
     let status = server.status();
     let mut listeners = status["listeners"].as_array().expect("listeners").iter();
     let found = listeners.find(|listener| listener["name"] == name).expect("a listener of this name");
