@@ -19,7 +19,7 @@ use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::server::NoServerSessionStorage;
 
 use self::chooser::Chooser;
-use self::secure::Secure;
+use self::secure::{HANDSHAKE_LIMIT, Secure};
 use self::ticketer::Ticketer;
 use crate::app::configuration::Configuration;
 use crate::app::declare::Stream;
@@ -83,7 +83,10 @@ impl Tls {
     /// A connection of this listener as its application sees it.
     pub(super) fn over(&self, number: usize, stream: Stream) -> Stream {
         match self.listeners.iter().find(|listener| listener.number == number) {
-            Some(listener) => Box::new(Secure::new(&TlsAcceptor::from(listener.config.clone()), stream)),
+            Some(listener) => {
+                let acceptor = TlsAcceptor::from(listener.config.clone());
+                Box::new(Secure::new(&acceptor, stream, HANDSHAKE_LIMIT))
+            }
             None => stream,
         }
     }
