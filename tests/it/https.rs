@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use forebay::testing::{Builder, Server};
 use nix::libc::{SIGHUP, SIGTERM};
@@ -244,6 +244,48 @@ fn whoever_does_not_speak_tls_hurts_nobody() {
     server.stop();
 }
 
+/// A client that begins a handshake and says no more, which is an open connection.
+fn begin(server: &Server) -> TcpStream {
+    let mut stream = TcpStream::connect(address(server)).expect("a connection");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
+    stream.write_all(&[0x16, 3, 1, 2, 0, 1, 0]).expect("the head of a hello");
+    server.wait_for("an open connection", || (connections(server) == 1).then_some(()));
+    stream
+}
+
+#[test]
+fn a_handshake_has_the_time_of_a_head() {
+    let certificates = Certificates::of(&["one.test"]);
+    let server = fixture(&format!("{}[http]\nheader_timeout = 1\n", certificates.listener(&["one.test"]))).start();
+    let mut silent = begin(&server);
+    assert_eq!(silent.read(&mut [0]).unwrap_or(0), 0, "it was let go");
+    // Nor does who says a byte from time to time have longer.
+    let mut slow = begin(&server);
+    let began = Instant::now();
+    server.wait_for("its end", || slow.write_all(&[1]).is_err().then_some(()));
+    assert!(began.elapsed() < Duration::from_secs(10));
+    let mut shaken = certificates.connect(address(&server), "one.test");
+    shaken.write_all(b"GET ").expect("sent");
+    let mut answer = String::new();
+    shaken.read_to_string(&mut answer).expect("an end that is said");
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    server.stop();
+}
+
+#[test]
+fn a_client_that_takes_nothing_is_cut() {
+    let certificates = Certificates::of(&["one.test"]);
+    let server = fixture(&format!("{}[http]\nsend_timeout = 1\n", certificates.listener(&["one.test"]))).start();
+    let mut greedy = certificates.connect(address(&server), "one.test");
+    let body = vec![b'x'; 1 << 20];
+    let head = format!("POST /echo HTTP/1.1\r\nHost: one.test\r\nContent-Length: {}\r\n\r\n", body.len());
+    // Of the answers nothing is taken, until there is room for no more of them.
+    let ask = |_| greedy.write_all(head.as_bytes()).and_then(|()| greedy.write_all(&body)).is_err();
+    assert!((0..64).any(ask), "it was not cut");
+    server.wait_for("its end", || (connections(&server) == 0).then_some(()));
+    server.stop();
+}
+
 #[test]
 fn a_handshake_is_an_open_connection_and_ends_with_its_worker() {
     let certificates = Certificates::of(&["one.test"]);
@@ -251,19 +293,12 @@ fn a_handshake_is_an_open_connection_and_ends_with_its_worker() {
     let configuration = format!("{}{drain}", certificates.listener(&["one.test"]));
     let server = Server::of(example("fixture")).configuration(&configuration).workers(1).start();
     let address = address(&server);
-    let begun = || {
-        let mut stream = TcpStream::connect(address).expect("a connection");
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
-        stream.write_all(&[0x16, 3, 1, 2, 0, 1, 0]).expect("the head of a hello");
-        server.wait_for("an open connection", || (connections(&server) == 1).then_some(()));
-        stream
-    };
-    let mut first = begun();
+    let mut first = begin(&server);
     server.signal(server.pid(), SIGHUP);
     server.wait_for_log("drained for 0.5 s: 1 connection is cut");
     assert_eq!(first.read(&mut [0]).unwrap_or(0), 0, "it was cut");
     server.wait_until("one generation", is_alone);
-    let mut second = begun();
+    let mut second = begin(&server);
     server.signal(server.workers()[0], SIGTERM);
     assert_eq!(second.read(&mut [0]).unwrap_or(0), 0, "it was cut, or ended");
     server.wait_until("a worker", |status| status["state"] == "serving");

@@ -144,6 +144,11 @@ impl Wire {
         self.unused = Bytes::copy_from_slice(unused);
     }
 
+    /// What lies between, such as TLS, may hold the last bytes, which the client does not take either.
+    fn has_tried<T>(&self, poll: &Poll<T>) {
+        self.life.wrote(0, &if poll.is_ready() { Poll::Ready(Ok(0)) } else { Poll::Pending });
+    }
+
     fn way(&mut self) -> Way<'_> {
         if self.life.is_socket()
             && let Some((stream, open)) = self.carrier.take()
@@ -234,14 +239,22 @@ impl Write for Wire {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.way() {
-            Way::Plain(stream) => stream.poll_flush(context),
+            Way::Plain(stream) => {
+                let poll = stream.poll_flush(context);
+                self.has_tried(&poll);
+                poll
+            }
             Way::Socket(shared) => socket::lock(shared).poll_flush(context),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.way() {
-            Way::Plain(stream) => stream.poll_shutdown(context),
+            Way::Plain(stream) => {
+                let poll = stream.poll_shutdown(context);
+                self.has_tried(&poll);
+                poll
+            }
             Way::Socket(shared) => socket::lock(shared).poll_shutdown(context),
         }
     }

@@ -19,7 +19,7 @@ use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::server::NoServerSessionStorage;
 
 use self::chooser::Chooser;
-use self::secure::{HANDSHAKE_LIMIT, Secure};
+use self::secure::Secure;
 use self::ticketer::Ticketer;
 use crate::app::configuration::Configuration;
 use crate::app::declare::Stream;
@@ -31,7 +31,8 @@ use crate::error::mistakes::Mistakes;
 pub(in crate::child) const TICKETS: u32 = tickets::VERSION;
 
 /// What is spoken over TLS, the first rather than the second.
-const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+const PROTOCOLS: [&[u8]; 2] = [HTTP2, b"http/1.1"];
+const HTTP2: &[u8] = b"h2";
 
 /// The listeners that speak TLS.
 #[derive(Default)]
@@ -83,10 +84,7 @@ impl Tls {
     /// A connection of this listener as its application sees it.
     pub(super) fn over(&self, number: usize, stream: Stream) -> Stream {
         match self.listeners.iter().find(|listener| listener.number == number) {
-            Some(listener) => {
-                let acceptor = TlsAcceptor::from(listener.config.clone());
-                Box::new(Secure::new(&acceptor, stream, HANDSHAKE_LIMIT))
-            }
+            Some(listener) => Box::new(Secure::new(&TlsAcceptor::from(listener.config.clone()), stream)),
             None => stream,
         }
     }

@@ -6,75 +6,90 @@
 use std::io::{self, Error, ErrorKind, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWrite;
-use tokio::time::{Sleep, sleep};
+use tokio::io::{AsyncBufRead, AsyncWrite};
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{Accept, TlsAcceptor};
 
+use super::HTTP2;
 use crate::app::declare::{Duplex, Stream};
-
-/// How long a client may take for the handshake.
-pub(super) const HANDSHAKE_LIMIT: Duration = Duration::from_secs(30);
 
 /// The bytes below.
 type Below = TokioIo<Stream>;
+type Above = TokioIo<TlsStream<Below>>;
 
 pub(super) enum Secure {
-    /// And when that is over.
-    Handshake(Box<(Accept<Below>, Pin<Box<Sleep>>)>),
-    Open(Box<TokioIo<TlsStream<Below>>>),
-    /// The handshake has failed, and was told so.
-    Failed,
+    Handshake(Box<Accept<Below>>),
+    Open(Box<Above>),
+    /// For the next who reads or writes.
+    Failed(Option<Error>),
 }
 
 impl Secure {
-    /// The handshake may take so long from now on.
-    pub(super) fn new(acceptor: &TlsAcceptor, stream: Stream, limit: Duration) -> Self {
-        let accept = acceptor.accept(TokioIo::new(stream));
-        Self::Handshake(Box::new((accept, Box::pin(sleep(limit)))))
+    pub(super) fn new(acceptor: &TlsAcceptor, stream: Stream) -> Self {
+        Self::Handshake(Box::new(acceptor.accept(TokioIo::new(stream))))
     }
 
     /// Goes on with the handshake; ready when that is over.
-    fn poll_open(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Pin<&mut TokioIo<TlsStream<Below>>>>> {
-        if let Self::Handshake(handshake) = self {
-            let (accept, limit) = &mut **handshake;
-            let accepted = match Pin::new(accept).poll(context) {
-                Poll::Ready(accepted) => accepted,
-                Poll::Pending => {
-                    ready!(limit.as_mut().poll(context));
-                    Err(Error::new(ErrorKind::TimedOut, "the client takes too long"))
-                }
+    fn poll_handshake(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if let Self::Handshake(accept) = self {
+            *self = match ready!(Pin::new(&mut **accept).poll(context)) {
+                Ok(stream) => Self::Open(Box::new(TokioIo::new(stream))),
+                Err(error) => Self::Failed(Some(Error::new(error.kind(), format!("TLS handshake: {error}")))),
             };
-            match accepted {
-                Ok(stream) => *self = Self::Open(Box::new(TokioIo::new(stream))),
-                Err(error) => {
-                    *self = Self::Failed;
-                    return Poll::Ready(Err(Error::new(error.kind(), format!("TLS handshake: {error}"))));
-                }
-            }
         }
-        match self {
-            Self::Open(stream) => Poll::Ready(Ok(Pin::new(stream))),
-            Self::Handshake(_) | Self::Failed => Poll::Ready(Err(ErrorKind::NotConnected.into())),
-        }
+        Poll::Ready(())
+    }
+
+    fn poll_open(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Pin<&mut Above>>> {
+        ready!(self.poll_handshake(context));
+        Poll::Ready(match self {
+            Self::Open(stream) => Ok(Pin::new(stream)),
+            Self::Failed(error) => Err(error.take().unwrap_or_else(|| ErrorKind::NotConnected.into())),
+            Self::Handshake(_) => unreachable!("invariant: it is over"),
+        })
     }
 }
 
 impl Duplex for Secure {
     fn has_unread(&self) -> bool {
         match self {
-            Self::Handshake(handshake) => handshake.0.get_ref().is_some_and(|below| below.inner().has_unread()),
+            Self::Handshake(accept) => accept.get_ref().is_some_and(|below| below.inner().has_unread()),
             Self::Open(stream) => {
                 let (below, session) = stream.inner().get_ref();
                 // It wants none where it holds what was said, or that nothing more will be.
                 !session.wants_read() || below.inner().has_unread()
             }
-            Self::Failed => false,
+            Self::Failed(_) => false,
         }
+    }
+
+    /// By what both have agreed on. Before that it may be.
+    fn may_be_http2(&self) -> bool {
+        match self {
+            Self::Open(stream) => stream.inner().get_ref().1.alpn_protocol() == Some(HTTP2),
+            Self::Handshake(_) | Self::Failed(_) => true,
+        }
+    }
+
+    fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        ready!(self.poll_handshake(context));
+        let Self::Open(stream) = self else { return Poll::Ready(()) };
+        if let Err(error) = ready!(Pin::new(stream.inner_mut()).poll_fill_buf(context)) {
+            *self = Self::Failed(Some(error));
+        }
+        Poll::Ready(())
+    }
+
+    fn forget_unsent(&self) {
+        let below = match self {
+            Self::Handshake(accept) => accept.get_ref(),
+            Self::Open(stream) => Some(stream.inner().get_ref().0),
+            Self::Failed(_) => None,
+        };
+        below.into_iter().for_each(|below| below.inner().forget_unsent());
     }
 }
 
@@ -109,7 +124,7 @@ impl Write for Secure {
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
             Self::Open(stream) => Pin::new(stream).poll_flush(context),
-            Self::Handshake(_) | Self::Failed => Poll::Ready(Ok(())),
+            Self::Handshake(_) | Self::Failed(_) => Poll::Ready(Ok(())),
         }
     }
 
@@ -117,17 +132,18 @@ impl Write for Secure {
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
             Self::Open(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Handshake(handshake) => match handshake.0.get_mut() {
+            Self::Handshake(accept) => match accept.get_mut() {
                 Some(below) => Pin::new(below).poll_shutdown(context),
                 None => Poll::Ready(Ok(())),
             },
-            Self::Failed => Poll::Ready(Ok(())),
+            Self::Failed(_) => Poll::Ready(Ok(())),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
     use std::sync::Arc;
 
     use hyper::rt::ReadBuf;
@@ -142,7 +158,7 @@ mod tests {
     use super::*;
 
     /// A server's end and a client's, before the handshake.
-    fn ends(limit: Duration) -> (Secure, TlsConnector, UnixStream) {
+    fn ends() -> (Secure, TlsConnector, UnixStream) {
         let CertifiedKey { cert, signing_key } =
             generate_simple_self_signed(["one.test".to_owned()]).expect("a certificate");
         let (provider, key) = (Arc::new(default_provider()), PrivateKeyDer::try_from(signing_key.serialize_der()));
@@ -154,7 +170,7 @@ mod tests {
         let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let client = client.expect("versions").with_root_certificates(roots).with_no_client_auth();
         let (ours, theirs) = UnixStream::pair().expect("a pair");
-        let secure = Secure::new(&TlsAcceptor::from(Arc::new(server)), Box::new(TokioIo::new(ours)), limit);
+        let secure = Secure::new(&TlsAcceptor::from(Arc::new(server)), Box::new(TokioIo::new(ours)));
         (secure, TlsConnector::from(Arc::new(client)), theirs)
     }
 
@@ -162,23 +178,28 @@ mod tests {
     async fn read(secure: &mut Secure, len: usize) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; len];
         let mut buffer = ReadBuf::new(&mut bytes);
-        std::future::poll_fn(|context| Pin::new(&mut *secure).poll_read(context, buffer.unfilled())).await?;
+        poll_fn(|context| Pin::new(&mut *secure).poll_read(context, buffer.unfilled())).await?;
         Ok(buffer.filled().to_vec())
     }
 
     #[tokio::test]
-    async fn a_client_that_does_not_shake_hands_is_let_go() {
-        let (mut secure, _, mut client) = ends(Duration::from_millis(50));
-        client.write_all(&[0x16, 3, 1, 2, 0]).await.expect("the head of a hello");
-        let error = read(&mut secure, 1).await.expect_err("it says no more");
-        assert_eq!(error.kind(), ErrorKind::TimedOut);
+    async fn a_handshake_that_fails_is_the_next_readers_error() {
+        let (mut secure, _, mut client) = ends();
+        client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.expect("said plainly");
+        assert_eq!((secure.has_unread(), secure.may_be_http2()), (true, true));
+        poll_fn(|context| secure.poll_readable(context)).await;
+        let error = read(&mut secure, 1).await.expect_err("no handshake").to_string();
+        assert!(error.starts_with("TLS handshake: "), "{error}");
         assert_eq!(read(&mut secure, 1).await.expect_err("it is over").kind(), ErrorKind::NotConnected);
-        assert_eq!(client.read(&mut [0]).await.expect("an end"), 0, "the socket below is closed");
+        let mut alert = Vec::new();
+        drop(secure);
+        client.read_to_end(&mut alert).await.expect("an alert");
+        assert_eq!(alert.first(), Some(&21), "{alert:?}");
     }
 
     #[tokio::test]
     async fn what_was_said_is_unread_until_the_last_byte_of_it_is_read() {
-        let (mut secure, connector, stream) = ends(HANDSHAKE_LIMIT);
+        let (mut secure, connector, stream) = ends();
         let name = ServerName::try_from("one.test").expect("a name");
         let shaking = async {
             let mut client = connector.connect(name, stream).await.expect("a handshake");
@@ -192,9 +213,10 @@ mod tests {
         assert!(secure.has_unread(), "the kernel has it");
         assert_eq!(read(&mut secure, 4).await.expect("read"), b"othe");
         assert!(secure.has_unread(), "this has it");
+        poll_fn(|context| secure.poll_readable(context)).await;
         assert_eq!(read(&mut secure, 4).await.expect("read"), b"r");
         assert!(!secure.has_unread());
-        std::future::poll_fn(|context| Pin::new(&mut secure).poll_shutdown(context)).await.expect("said");
+        poll_fn(|context| Pin::new(&mut secure).poll_shutdown(context)).await.expect("said");
         // Without close_notify this would be an error.
         assert_eq!(client.read(&mut [0]).await.expect("an end"), 0);
     }
