@@ -1,7 +1,8 @@
 //! A connection over TLS, of which whoever reads and writes sees what was said.
 //!
 //! The handshake is made by the first who reads or writes, so it is a part of the connection's life: it counts as open,
-//! ends with the worker's drain, and a handshake that fails is an error of the connection like any other.
+//! has the time of its first request's head, ends with the worker's drain, and a handshake that fails is an error of
+//! the connection like any other.
 
 use std::io::{self, Error, ErrorKind, IoSlice};
 use std::pin::Pin;
