@@ -34,7 +34,7 @@ pub(super) fn begin(name: &str, control: &UnixStream) -> Result<Option<(Seat, Fi
     title::set(&format!("{name}: newborn"));
     let Some((order, given)) = channel::receive(control)? else { return Ok(None) };
     let begin = match order {
-        ChildOrder::Begin(begin) => begin,
+        ChildOrder::Begin(begin) => *begin,
         ChildOrder::Drain { .. } => return Ok(None),
         ChildOrder::Accept | ChildOrder::Filter { .. } => return Err("the first order is not to begin".into()),
     };

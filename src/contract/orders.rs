@@ -167,7 +167,7 @@ pub(crate) enum ChildOrder {
     /// scoreboard, a stream for standard output and error, the memory of a ring and the log helper's
     /// eventfd if there is one, the keys of session tickets if it has them, the listeners: a helper's only
     /// one is its own socket.
-    Begin(Begin),
+    Begin(Box<Begin>),
     /// Take connections; serve.
     Accept,
     /// Log what this filter wants from now on, in RUST_LOG's syntax.

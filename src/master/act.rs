@@ -266,7 +266,7 @@ impl Master {
         given.extend(ring.into_iter().flat_map(|number| self.ring_descriptors(number)));
         given.extend(self.tickets.memory().filter(|_| has_tickets));
         given.extend(listeners);
-        self.children.tell(birth, &ChildOrder::Begin(begin), &given)
+        self.children.tell(birth, &ChildOrder::Begin(Box::new(begin)), &given)
     }
 
     /// The ring of a process whose release knows what that is.
