@@ -30,8 +30,8 @@ pub(crate) type HttpFn = Box<dyn FnOnce(Worker) -> Pin<Box<dyn Future<Output = R
 
 /// One replica's service, as the worker's loop uses it.
 pub(crate) trait Replica {
-    /// Serves a connection until it ends (`peer`: none on a Unix socket).
-    fn serve(&self, stream: Stream, peer: Option<SocketAddr>, ends: Arc<dyn Ends>) -> BoxFuture<()>;
+    /// Serves a connection until it ends.
+    fn serve(&self, arrival: Arrival, ends: Arc<dyn Ends>) -> BoxFuture<()>;
 }
 
 /// What connections know of their worker's end, and it of them.
@@ -183,6 +183,36 @@ pub(crate) trait Duplex: Read + Write + Send + Unpin {
 
 /// A connection.
 pub(crate) type Stream = Box<dyn Duplex>;
+
+/// A connection, and where it comes from; from a Unix socket: nowhere.
+pub(crate) type Arrived = (Stream, Option<SocketAddr>);
+
+/// A connection as a listener has taken it.
+pub(crate) enum Arrival {
+    Open(Arrived),
+    /// Something comes before HTTP; `None`: it did not, and the connection is closed.
+    Opening(BoxFuture<Option<Arrived>>),
+}
+
+impl Arrival {
+    /// Puts something between the connection and HTTP.
+    pub(crate) fn through(self, layer: impl FnOnce(Stream) -> Stream + Send + 'static) -> Self {
+        match self {
+            Self::Open((stream, peer)) => Self::Open((layer(stream), peer)),
+            Self::Opening(opening) => {
+                Self::Opening(Box::pin(async move { opening.await.map(|(stream, peer)| (layer(stream), peer)) }))
+            }
+        }
+    }
+
+    /// Waits until HTTP can be spoken.
+    pub(crate) async fn open(self) -> Option<Arrived> {
+        match self {
+            Self::Open(arrived) => Some(arrived),
+            Self::Opening(opening) => opening.await,
+        }
+    }
+}
 
 /// An application: what runs once in a generation, and what runs in every replica.
 ///

@@ -203,6 +203,9 @@ pub(crate) struct Begin {
     /// A worker logs each request that it has answered.
     #[serde(default)]
     pub(crate) access: bool,
+    /// Of each listener, whether a header of the PROXY protocol begins its connections.
+    #[serde(default)]
+    pub(crate) proxied: Vec<bool>,
     /// What clients may take of a worker.
     #[serde(default = "Http::usual")]
     pub(crate) http: Http,

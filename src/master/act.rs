@@ -200,8 +200,9 @@ impl Master {
                 let ring = self.ring_for(birth, role, generation);
                 let has_tickets = self.has_tickets(generation);
                 let Release { settings, listeners, .. } = self.release(generation)?;
+                let proxied = self.listeners.proxied(listeners);
                 let listeners = self.listeners.descriptors(listeners);
-                self.begin_forked(birth, role, (record, ring, has_tickets), settings, listeners)
+                self.begin_forked(birth, role, (record, ring, has_tickets), settings, (listeners, proxied))
             }
             (role @ Role::Helper(name, generation), record) => {
                 self.make_output(role)?;
@@ -213,7 +214,7 @@ impl Master {
                 };
                 let settings = &self.release(generation)?.settings;
                 let socket = self.offers.socket(name).into_iter();
-                self.begin_forked(birth, role, (record, ring, false), settings, socket)
+                self.begin_forked(birth, role, (record, ring, false), settings, (socket, Vec::new()))
             }
         }
     }
@@ -243,7 +244,7 @@ impl Master {
         role: Role,
         (record, ring, has_tickets): (Option<u32>, Option<u64>, bool),
         settings: &Settings,
-        listeners: impl Iterator<Item = BorrowedFd<'a>>,
+        (listeners, proxied): (impl Iterator<Item = BorrowedFd<'a>>, Vec<bool>),
     ) -> io::Result<()> {
         let begin = Begin {
             role,
@@ -255,6 +256,7 @@ impl Master {
             slow_turn_ms: ms(settings.worker.slow_turn),
             http: settings.http,
             access: settings.access.is_some(),
+            proxied,
             log_socket: self.run_dir.log_socket_path(),
             ipc_dir: self.run_dir.ipc_dir(),
             state_dir: self.run_dir.state_dir(),

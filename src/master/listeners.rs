@@ -13,12 +13,13 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::geteuid;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::file_identity::FileIdentity;
+use super::tcp;
 use crate::contract::status::ListenerStatus;
 use crate::error::{Context, Error, Exit};
-use crate::settings::{Address, Listener as Wanted, Service, is_safe_way};
+use crate::settings::{Address, Listener as Wanted, Service, TcpOptions, is_safe_way};
 
 /// All that are open, whichever generation has them.
 #[derive(Default)]
@@ -47,7 +48,10 @@ struct Listener {
     /// As it was asked for; port 0 is any.
     wanted: Address,
     address: Address,
+    /// It was bound so, which lasts.
+    is_v6_only: bool,
     socket: Socket,
+    options: TcpOptions,
     /// Removed with the listener.
     file: Option<SocketFile>,
 }
@@ -84,9 +88,9 @@ impl Listeners {
         deadline: Instant,
     ) -> Result<ListenerId, Error> {
         let address = wanted.address.clone().expect("a listener that is in force has an address");
-        self.take_back(&address);
+        self.take_back(wanted);
         let is_free = |id: ListenerId| !bound.iter().any(|(_, taken)| *taken == id);
-        let all = self.open.iter().filter(|(id, listener)| listener.wanted == address && is_free(**id));
+        let all = self.open.iter().filter(|(id, listener)| listener.is_as(wanted) && is_free(**id));
         let same = all.clone().find(|(_, listener)| listener.is_reachable());
         if let Some((&id, listener)) = same {
             let tried = listener.file.iter().try_for_each(|file| try_to_give(file, wanted, service));
@@ -96,16 +100,19 @@ impl Listeners {
             log::warn!(target: "forebay", "{address}: its name is gone, or another's: listening there anew");
         }
         let cannot = || format!("cannot listen on {address}");
+        let (is_v6_only, options) = (wanted.ipv6_only, wanted.tcp);
         let listener = match &address {
             Address::Tcp(wanted_address) => {
-                let (socket, bound) = self.listen_tcp(*wanted_address, wanted.backlog)?;
-                Listener { wanted: address.clone(), address: bound, socket, file: None }
+                let (socket, bound) = self.listen_tcp(*wanted_address, wanted)?;
+                let bound = Address::Tcp(bound);
+                Listener { wanted: address.clone(), address: bound, is_v6_only, socket, options, file: None }
             }
             Address::Unix(path) => {
                 is_safe_way(path).or_refused(cannot)?;
                 let (socket, file) =
                     listen_unix(path, wanted, service, deadline).map_err(|error| error.about(&address))?;
-                Listener { wanted: address.clone(), address: address.clone(), socket, file: Some(file) }
+                let (wanted, file) = (address.clone(), Some(file));
+                Listener { wanted, address: address.clone(), is_v6_only, socket, options, file }
             }
         };
         let id = ListenerId(self.next);
@@ -115,20 +122,20 @@ impl Listeners {
     }
 
     /// One that has just gone and is wanted again: its address is free for nobody else yet.
-    fn take_back(&mut self, address: &Address) {
-        if let Some(index) = self.closing.iter().position(|(_, _, listener)| listener.wanted == *address) {
+    fn take_back(&mut self, wanted: &Wanted) {
+        if let Some(index) = self.closing.iter().position(|(_, _, listener)| listener.is_as(wanted)) {
             let (_, id, listener) = self.closing.swap_remove(index);
             self.open.insert(id, listener);
         }
     }
 
-    fn listen_tcp(&mut self, address: SocketAddr, backlog: i32) -> Result<(Socket, Address), Error> {
+    fn listen_tcp(&mut self, address: SocketAddr, wanted: &Wanted) -> Result<(Socket, SocketAddr), Error> {
         let is_in_the_way = |listener: &Listener| match listener.address {
-            Address::Tcp(other) => overlap(address, other),
+            Address::Tcp(other) => tcp::overlap((address, wanted.ipv6_only), (other, listener.is_v6_only)),
             Address::Unix(_) => false,
         };
         let what = format!("cannot listen on {address}");
-        let error = match listen_tcp(address, backlog) {
+        let error = match tcp::listen(address, wanted) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => error,
             result => return result.or_refused(|| what),
         };
@@ -137,29 +144,31 @@ impl Listeners {
         self.closing = left;
         if !Vec::is_empty(&gone) {
             gone.iter().for_each(|(_, _, listener)| listener.shut());
-            return listen_tcp(address, backlog).or_refused(|| what);
+            return tcp::listen(address, wanted).or_refused(|| what);
         }
-        let hint = self.open.values().find(|listener| is_in_the_way(listener)).map(|listener| {
-            let way_out = "leave it out in one reload and add this in the next, or stop and start";
-            format!("; {} of this daemon's own is in the way: {way_out}", listener.address)
-        });
-        match hint {
-            Some(hint) => Err(Error::new(Exit::Refused, format!("{what}: {error}{hint}"))),
+        match self.open.values().find(|listener| is_in_the_way(listener)) {
+            Some(own) => Err(Error::new(Exit::Refused, format!("{what}: {error}; {}", way_out(address, &own.address)))),
+            None if tcp::takes_both(address, wanted.ipv6_only) => {
+                let way_out = "with `ipv6_only = true` it leaves IPv4 to whoever has that";
+                Err(Error::new(Exit::Refused, format!("{what}: {error}; {way_out}")))
+            }
             None => Err(error).or_refused(|| what),
         }
     }
 
-    /// These are wanted from now on, as they are wanted: queue, mode, owner.
+    /// These are wanted from now on, as they are wanted: queue, options, mode, owner.
     pub(super) fn keep(&mut self, bound: &Bound, service: Service, now: Instant) {
         let gone: Vec<ListenerId> =
             self.open.keys().copied().filter(|id| !bound.iter().any(|(_, kept)| kept == id)).collect();
         let gone = gone.into_iter().filter_map(|id| Some((id, self.open.remove(&id)?)));
         self.closing.extend(gone.map(|(id, listener)| (now + CLOSING, id, listener)));
         for (wanted, id) in bound {
-            let Some(listener) = self.open.get(id) else { continue };
+            let Some(listener) = self.open.get_mut(id) else { continue };
             // A second listen(2) changes the queue's length only.
             let changed = listener.socket.listen(wanted.backlog).and_then(|()| match &listener.address {
-                Address::Tcp(_) => Ok(()),
+                Address::Tcp(_) => {
+                    tcp::change(&listener.socket, std::mem::replace(&mut listener.options, wanted.tcp), wanted.tcp)
+                }
                 Address::Unix(_) => listener.file.iter().try_for_each(|file| give(file, wanted, service)),
             });
             if let Err(error) = changed {
@@ -194,6 +203,12 @@ impl Listeners {
         bound.iter().filter_map(|(_, id)| Some(self.open.get(id)?.socket.as_fd()))
     }
 
+    /// Of each of these descriptors, whether a header of the PROXY protocol begins its connections.
+    pub(super) fn proxied(&self, bound: &Bound) -> Vec<bool> {
+        let is_open = |(_, id): &&(Wanted, ListenerId)| self.open.contains_key(id);
+        bound.iter().filter(is_open).map(|(wanted, _)| wanted.proxy_protocol).collect()
+    }
+
     /// What to open in a browser.
     pub(super) fn urls(&self, bound: &Bound) -> String {
         let url = |(wanted, id): &(Wanted, ListenerId)| match (&self.open.get(id)?.address, wanted.is_secure()) {
@@ -215,6 +230,11 @@ impl Listeners {
 }
 
 impl Listener {
+    /// Whether this is the socket that is wanted: what a socket takes it cannot change.
+    fn is_as(&self, wanted: &Wanted) -> bool {
+        wanted.address.as_ref() == Some(&self.wanted) && wanted.ipv6_only == self.is_v6_only
+    }
+
     /// Whether who connects to its address comes here: a Unix socket's name can become another's.
     fn is_reachable(&self) -> bool {
         self.file.as_ref().is_none_or(SocketFile::is_ours)
@@ -244,24 +264,17 @@ impl Drop for SocketFile {
     }
 }
 
-/// Whether two listeners cannot have these at once.
-fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
-    let is_any = one.ip().is_unspecified() || other.ip().is_unspecified();
-    one.port() == other.port() && one.is_ipv4() == other.is_ipv4() && (is_any || one.ip() == other.ip())
-}
-
-/// Binds, and says where: port 0 means any.
-fn listen_tcp(address: SocketAddr, backlog: i32) -> io::Result<(Socket, Address)> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-    // Connections of an earlier process may still be in TIME_WAIT: socket(7).
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.bind(&address.into())?;
-    socket.listen(backlog)?;
-    let bound = socket.local_addr()?.as_socket().unwrap_or(address);
-    Ok((socket, Address::Tcp(bound)))
+/// What to do when this address is wanted and one of this daemon's own is in the way.
+fn way_out(wanted: SocketAddr, own: &Address) -> String {
+    let one_by_one = "leave it out in one reload and add this in the next, or stop and start";
+    let both = match *own {
+        Address::Tcp(own) if own.is_ipv4() != wanted.is_ipv4() => {
+            let wide = if own.is_ipv6() { own } else { wanted };
+            format!("to have both, say `ipv6_only = true` of {wide}; else ")
+        }
+        Address::Tcp(_) | Address::Unix(_) => String::new(),
+    };
+    format!("{own} of this daemon's own is in the way: {both}{one_by_one}")
 }
 
 /// Why a Unix socket was not bound.

@@ -33,6 +33,7 @@ mod strays;
 mod supervisor;
 mod survivors;
 mod targets;
+mod tcp;
 mod tickets;
 mod verdict;
 

@@ -178,6 +178,12 @@ impl Reader<'_> {
                 self.wrong(value.span(), &format!("`listener.{word}.{}`: {why}", key.name));
             }
         }
+        let address = listener.address.as_ref();
+        for (name, _) in table {
+            if let Some(why) = address.and_then(|address| listener::misfit(name.get_ref(), address)) {
+                self.wrong(name.span(), &format!("`listener.{word}.{}`: {why}", name.get_ref()));
+            }
+        }
         listener
     }
 
@@ -215,6 +221,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::settings::listener::TcpOptions;
     use crate::settings::log::Transport;
 
     pub(super) fn load(text: &str) -> Result<Settings, String> {
@@ -260,6 +267,8 @@ mod tests {
         let names: Vec<&str> = listeners.iter().map(|listener| listener.name.as_str()).collect();
         assert_eq!(names, ["local", "public"], "and not what `listen` is by default");
         assert_eq!((listeners[0].mode, listeners[0].backlog, listeners[1].backlog), (0o666, 4096, 64));
+        let by_default = TcpOptions { nodelay: true, keepalive: 60, ..TcpOptions::default() };
+        assert_eq!((listeners[0].tcp, listeners[0].ipv6_only, listeners[0].proxy_protocol), (by_default, false, false));
         assert_eq!(load(&format!("listen = \"127.0.0.1:1\"\n{text}")).expect("valid").listeners().len(), 3);
     }
 
@@ -339,6 +348,20 @@ mod tests {
             ("[listener.a]\naddress = \"[::]:80\"\ncertificate = \"\"", 3, "a path is wanted"),
             ("[listener.a]\naddress = \"[::]:80\"\ncertificate = [7]", 3, "a string is wanted"),
             ("[listener.a]\naddress = \"[::]:80\"\n\ncertificate_key = \"/k\"", 4, "1 of them, and 0 in `certificate`"),
+            ("[listener.a]\naddress = \"[::]:80\"\nipv6_only = 1", 3, "`listener.a.ipv6_only`: true or false"),
+            (
+                "[listener.a]\nipv6_only = false\naddress = \"0.0.0.0:80\"",
+                2,
+                "`listener.a.ipv6_only`: 0.0.0.0:80 is no",
+            ),
+            (
+                "[listener.a]\naddress = \"unix:/a\"\ntcp_nodelay = true",
+                3,
+                "`listener.a.tcp_nodelay`: unix:/a has no TCP",
+            ),
+            ("[listener.a]\naddress = \"[::]:80\"\ntcp_keepalive = 32768", 3, "from 0 to 32767"),
+            ("[listener.a]\naddress = \"[::]:80\"\ntcp_user_timeout = -1", 3, "seconds"),
+            ("[listener.a]\naddress = \"[::]:80\"\ntcp_fastopen = -1", 3, "`listener.a.tcp_fastopen`: a number from 0"),
             ("[listener.\"a b\"]\naddress = \"[::]:80\"", 1, "a listener's name"),
         ];
         for (text, line, word) in table {

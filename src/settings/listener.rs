@@ -1,18 +1,28 @@
 //! One listening socket as the settings describe it.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::NamedFile;
 use super::account::{Account, Group};
 use super::address::Address;
 use super::key::{Given, Key};
-use super::table::path;
+use super::table::{path, time};
 
 /// What is said of a certificate where nobody can use it.
 pub(crate) const WITHOUT_TLS: &str = "this program was built without TLS: build it with the feature `tls` of forebay";
 
 /// The longest queue that may be asked for.
 const BACKLOG_MAX: i64 = 65_535;
+
+/// The longest idleness before a probe, in seconds: tcp(7).
+const KEEPALIVE_MAX: u16 = 32_767;
+
+/// The longest time that the kernel keeps a connection that says nothing, in seconds.
+const DEFER_ACCEPT_MAX: u16 = 3600;
+
+/// The longest time that it waits for a client's confirmation: it counts milliseconds in an int.
+const USER_TIMEOUT_MAX: Duration = Duration::from_secs(86_400);
 
 /// `[listener.NAME]`, or one of `listen`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -31,6 +41,23 @@ pub(crate) struct Listener {
     pub(crate) certificates: Vec<NamedFile>,
     /// The files of their private keys, in the same order; none: they stand in the certificates' files.
     pub(crate) certificate_keys: Vec<NamedFile>,
+    /// A header of the PROXY protocol begins each connection.
+    pub(crate) proxy_protocol: bool,
+    /// `[::]` leaves IPv4 to others.
+    pub(crate) ipv6_only: bool,
+    pub(crate) tcp: TcpOptions,
+}
+
+/// What tcp(7) says of a socket; as it stands here by default, the kernel makes them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TcpOptions {
+    pub(crate) nodelay: bool,
+    /// In seconds; 0: off, as in what follows.
+    pub(crate) keepalive: u16,
+    pub(crate) defer_accept: u16,
+    pub(crate) user_timeout: Duration,
+    /// The length of a queue.
+    pub(crate) fastopen: u16,
 }
 
 /// The keys of a `[listener.NAME]`.
@@ -120,6 +147,66 @@ pub(crate) const KEYS: &[Key<Listener>] = &[
             Ok(())
         },
     },
+    Key {
+        name: "proxy_protocol",
+        value: "BOOL",
+        default: "false",
+        meaning: "each connection begins with a header of the PROXY protocol, version 1 or 2, that says who the client is; one that does not is closed",
+        is_list: false,
+        set: |listener, given| set(&mut listener.proxy_protocol, given.truth()?),
+    },
+    Key {
+        name: "ipv6_only",
+        value: "BOOL",
+        default: "false",
+        meaning: "`[::]` takes no IPv4, which another listener may have then",
+        is_list: false,
+        set: |listener, given| set(&mut listener.ipv6_only, given.truth()?),
+    },
+    Key {
+        name: "tcp_nodelay",
+        value: "BOOL",
+        default: "true",
+        meaning: "small answers go at once; `false`: the kernel may wait for more",
+        is_list: false,
+        set: |listener, given| set(&mut listener.tcp.nodelay, given.truth()?),
+    },
+    Key {
+        name: "tcp_keepalive",
+        value: "SECONDS",
+        default: "60",
+        meaning: "a connection on which nothing has come for so long is probed, and ended when nobody answers; 0: it is not",
+        is_list: false,
+        set: |listener, given| set(&mut listener.tcp.keepalive, whole(given, KEEPALIVE_MAX)?),
+    },
+    Key {
+        name: "tcp_defer_accept",
+        value: "SECONDS",
+        default: "0",
+        meaning: "workers are given a connection only when something has come on it, or after about so long; 0: at once",
+        is_list: false,
+        set: |listener, given| set(&mut listener.tcp.defer_accept, whole(given, DEFER_ACCEPT_MAX)?),
+    },
+    Key {
+        name: "tcp_user_timeout",
+        value: "SECONDS",
+        default: "0",
+        meaning: "a connection whose client has not confirmed for so long what was sent is ended; 0: when the kernel gives up",
+        is_list: false,
+        set: |listener, given| {
+            time(&mut listener.tcp.user_timeout, given, Duration::ZERO)?;
+            let is_allowed = listener.tcp.user_timeout <= USER_TIMEOUT_MAX;
+            is_allowed.then_some(()).ok_or_else(|| format!("at most {} are allowed", USER_TIMEOUT_MAX.as_secs()))
+        },
+    },
+    Key {
+        name: "tcp_fastopen",
+        value: "N",
+        default: "0",
+        meaning: "so many connections may bring their first bytes along before they are confirmed; `net.ipv4.tcp_fastopen` must allow it; 0: none",
+        is_list: false,
+        set: |listener, given| set(&mut listener.tcp.fastopen, whole(given, u16::MAX)?),
+    },
 ];
 
 /// Files that the master opens; those of the application's sections are in the same way.
@@ -131,6 +218,31 @@ fn files(listener: &Listener, key: &str, given: &Given<'_>) -> Result<Vec<NamedF
         |path| NamedFile { key: format!("listener.{}.{key}", listener.name), place: Path::new(&path).into(), path };
     let files: Vec<NamedFile> = given.each(|one| path(one).map(named))?;
     if files.is_empty() { Err("a file is wanted, this is an empty list".to_owned()) } else { Ok(files) }
+}
+
+fn set<T>(place: &mut T, value: T) -> Result<(), String> {
+    *place = value;
+    Ok(())
+}
+
+/// A whole number from 0 on.
+fn whole(given: &Given<'_>, max: u16) -> Result<u16, String> {
+    let number = u16::try_from(given.integer()?).ok().filter(|&number| number <= max);
+    number.ok_or_else(|| format!("a number from 0 to {max} is wanted"))
+}
+
+/// Why a key cannot be said of a listener at this address.
+pub(super) fn misfit(key: &str, address: &Address) -> Option<String> {
+    let (is_tcp, is_ipv6) = match address {
+        Address::Tcp(address) => (true, address.is_ipv6()),
+        Address::Unix(_) => (false, false),
+    };
+    let fault = match key {
+        "ipv6_only" if !is_ipv6 => "is no address of IPv6",
+        tcp if tcp.starts_with("tcp_") && !is_tcp => "has no TCP",
+        _ => return None,
+    };
+    Some(format!("{address} {fault}: leave this out"))
 }
 
 impl Listener {

@@ -29,9 +29,9 @@ pub(crate) use self::example::example;
 pub(crate) use self::file::read_whole;
 use self::http::Http;
 pub(crate) use self::key::{Given, Key};
-pub(crate) use self::listener::Listener;
 #[cfg(not(feature = "tls"))]
 pub(crate) use self::listener::WITHOUT_TLS;
+pub(crate) use self::listener::{Listener, TcpOptions};
 use self::log::{Target, Transport};
 pub(crate) use self::overrides::{Overrides, file_of};
 pub(crate) use self::place::default_run_dir;

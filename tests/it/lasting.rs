@@ -2,17 +2,18 @@
 //! something last, as `LASTING` in the environment says: `fail`, `panic`, `endless`, `refuse`.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::path::Path as FilePath;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::{Body, Bytes};
-use axum::extract::Path;
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::extract::{ConnectInfo, Path, Request};
 use axum::response::Sse;
 use axum::response::sse::Event;
-use axum::routing::get;
+use axum::routing::{any, get};
+use axum::{Extension, Router};
 use forebay::{App, BoxError, Worker};
 use futures_util::{SinkExt, Stream, StreamExt, stream};
 
@@ -33,6 +34,7 @@ async fn replica(worker: Worker) -> Result<Router, BoxError> {
     last_acts(&worker, &std::env::var("LASTING").unwrap_or_default())?;
     Ok(Router::new()
         .route("/", get(async move || worker.generation().to_string()))
+        .route("/said", any(said))
         .route("/echo", get(async |upgrade: WebSocketUpgrade| upgrade.on_upgrade(echo)))
         .route("/push", get(async |upgrade: WebSocketUpgrade| upgrade.on_upgrade(push)))
         .route("/flood", get(async |upgrade: WebSocketUpgrade| upgrade.on_upgrade(flood)))
@@ -42,6 +44,16 @@ async fn replica(worker: Worker) -> Result<Router, BoxError> {
         .route("/large/{mib}", get(async |Path(mib): Path<usize>| vec![b'x'; mib << 20]))
         .route("/download", get(async || Body::from_stream(download())))
         .route("/hold/{*file}", get(async |Path(file): Path<String>| hold(&format!("/{file}")).await)))
+}
+
+/// What a client has said, as it has come here, and who that is.
+async fn said(peer: Option<Extension<ConnectInfo<SocketAddr>>>, request: Request) -> String {
+    let (head, body) = request.into_parts();
+    let peer = peer.map_or_else(|| "nobody".to_owned(), |Extension(ConnectInfo(peer))| peer.to_string());
+    let of = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("-").to_owned();
+    let (forwarded, host) = (of("x-forwarded-for"), of("host"));
+    let body = to_bytes(body, BURST_LEN).await.map_or_else(|error| error.to_string(), |body| body.len().to_string());
+    format!("{} {} {:?} of {peer} for {forwarded} at {host}: {body}", head.method, head.uri, head.version)
 }
 
 fn last_acts(worker: &Worker, fault: &str) -> Result<(), BoxError> {

@@ -64,6 +64,7 @@ impl Queue {
     }
 }
 
+/// Where this one of its listeners is.
 pub(crate) fn address_of(server: &Server, name: &str) -> SocketAddr {
     let status = server.status();
     let mut listeners = status["listeners"].as_array().expect("listeners").iter();

@@ -42,6 +42,7 @@ mod pauses;
 mod peer;
 mod peers;
 mod places;
+mod proxied;
 mod queued;
 mod recycling;
 mod reload;
@@ -58,6 +59,7 @@ mod shell;
 mod simulator;
 mod singletons;
 mod slow_clients;
+mod sockets;
 mod spelling;
 #[allow(dead_code, reason = "another program uses it too, each its part")]
 #[path = "../chaos/standing.rs"]

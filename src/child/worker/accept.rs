@@ -10,14 +10,15 @@ use std::task::Poll;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, Interest};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::drain::Drain;
 use super::gate::{Gate, Turn};
+use super::proxy;
 use super::tls::Tls;
-use crate::app::declare::{Replica, Stream};
+use crate::app::declare::{Arrival, Duplex, Ends, Replica};
 use crate::sys::socket;
 
 /// How long a worker without descriptors leaves the queue to others.
@@ -97,8 +98,8 @@ pub(super) fn rest(mut queue: Queue, replica: &dyn Replica, drain: &Arc<Drain>) 
     }
 }
 
-fn serve((stream, peer): Taken, replica: &dyn Replica, drain: &Arc<Drain>) {
-    drop(tokio::spawn(replica.serve(stream, peer, drain.clone())));
+fn serve(arrival: Arrival, replica: &dyn Replica, drain: &Arc<Drain>) {
+    drop(tokio::spawn(replica.serve(arrival, drain.clone())));
 }
 
 /// Errors of one connection that accept(2) passes on.
@@ -109,26 +110,35 @@ fn is_peers_fault(error: &io::Error) -> bool {
     )
 }
 
-/// A connection, and where it comes from.
-type Taken = (Stream, Option<SocketAddr>);
-
 /// The listeners, looked at in turn.
 pub(super) struct Queue {
     listeners: Vec<Listener>,
     tls: Tls,
     next: usize,
+    /// What connections are told that begin with something else than HTTP.
+    ends: Arc<dyn Ends>,
 }
 
 struct Listener {
     socket: AsyncFd<OwnedFd>,
     is_unix: bool,
+    /// A header of the PROXY protocol begins each connection.
+    is_proxied: bool,
     /// A connection may wait.
     may_have: bool,
 }
 
 impl Queue {
-    pub(super) fn new(descriptors: Vec<OwnedFd>, tls: Tls) -> io::Result<Self> {
-        Ok(Self { listeners: descriptors.into_iter().map(Listener::new).collect::<io::Result<_>>()?, tls, next: 0 })
+    /// These sockets, and which of them are behind a proxy.
+    pub(super) fn new(
+        descriptors: Vec<OwnedFd>,
+        (proxied, tls): (&[bool], Tls),
+        ends: Arc<dyn Ends>,
+    ) -> io::Result<Self> {
+        let proxied = proxied.iter().copied().map(Some).chain(std::iter::repeat(None));
+        let listeners = descriptors.into_iter().zip(proxied);
+        let listeners = listeners.map(|(descriptor, is_proxied)| Listener::new(descriptor, is_proxied));
+        Ok(Self { listeners: listeners.collect::<io::Result<_>>()?, tls, next: 0, ends })
     }
 
     /// Waits until a connection may wait somewhere.
@@ -161,16 +171,16 @@ impl Queue {
     }
 
     /// Takes one; `None`: none waits.
-    fn take(&mut self) -> io::Result<Option<Taken>> {
+    fn take(&mut self) -> io::Result<Option<Arrival>> {
         for _ in 0..self.listeners.len() {
             self.next = (self.next + 1) % self.listeners.len();
             let listener = &mut self.listeners[self.next];
             if !listener.may_have {
                 continue;
             }
-            match listener.take() {
+            match listener.take(&self.ends) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => listener.may_have = false,
-                taken => return taken.map(|(stream, peer)| Some((self.tls.over(self.next, stream), peer))),
+                taken => return taken.map(|arrival| Some(arrival.through(self.tls.layer(self.next)))),
             }
         }
         Ok(None)
@@ -178,23 +188,37 @@ impl Queue {
 }
 
 impl Listener {
-    /// The kernel says of which family a socket is.
-    fn new(descriptor: OwnedFd) -> io::Result<Self> {
-        let is_unix = socket2::SockRef::from(&descriptor).local_addr()?.is_unix();
+    /// The kernel says of which family a socket is. `None`: the master is older than what it would say here.
+    fn new(descriptor: OwnedFd, is_proxied: Option<bool>) -> io::Result<Self> {
+        let told = socket2::SockRef::from(&descriptor);
+        let is_unix = told.local_addr()?.is_unix();
+        if is_proxied.is_none() && !is_unix {
+            // Nor has it told the socket that small answers go at once, for all whom it takes.
+            told.set_tcp_nodelay(true)?;
+        }
         #[expect(deprecated, reason = "what stands in its place is unsafe; an `OwnedFd` is open as long as this is")]
         let socket = AsyncFd::with_interest(descriptor, Interest::READABLE)?;
         // What waits already is seen as an edge.
-        Ok(Self { socket, is_unix, may_have: false })
+        Ok(Self { socket, is_unix, is_proxied: is_proxied.unwrap_or(false), may_have: false })
     }
 
-    fn take(&self) -> io::Result<Taken> {
+    fn take(&self, ends: &Arc<dyn Ends>) -> io::Result<Arrival> {
         let (connection, peer) = socket::accept(self.socket.as_fd())?;
         if self.is_unix {
-            return Ok((Box::new(TokioIo::new(UnixStream::from_std(connection.into())?)), None));
+            return Ok(self.arrival(UnixStream::from_std(connection.into())?, None, ends));
         }
-        let stream = TcpStream::from_std(connection.into())?;
-        // Small answers go at once; where this fails the peer is gone already.
-        let _ = stream.set_nodelay(true);
-        Ok((Box::new(TokioIo::new(stream)), peer.as_socket()))
+        Ok(self.arrival(TcpStream::from_std(connection.into())?, peer.as_socket(), ends))
+    }
+
+    fn arrival<S>(&self, stream: S, peer: Option<SocketAddr>, ends: &Arc<dyn Ends>) -> Arrival
+    where
+        S: AsyncRead + AsFd + Unpin + Send + 'static,
+        TokioIo<S>: Duplex,
+    {
+        if self.is_proxied {
+            Arrival::Opening(Box::pin(proxy::open(stream, peer, ends.clone())))
+        } else {
+            Arrival::Open((Box::new(TokioIo::new(stream)), peer))
+        }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -19,16 +18,17 @@ use tower_service::Service;
 
 use super::body::RequestBody;
 use super::connection::{Life, Verdict};
+use super::drain::Open;
 use super::guard::Guarded;
 use super::limits::limits;
 use super::wire::Wire;
-use crate::app::declare::{App, BoxFuture, Ends, Replica, Stream, Worker};
+use crate::app::declare::{App, Arrival, BoxFuture, Ends, Replica, Worker};
 use crate::error::{BoxError, Result};
 use crate::settings::http::Http;
 
 /// How long an idle connection waits for one more request when all stops: a client that sends one
 /// just now does not know yet.
-const LAST_REQUEST_GRACE: Duration = Duration::from_secs(1);
+pub(super) const LAST_REQUEST_GRACE: Duration = Duration::from_secs(1);
 
 /// How long a client that was answered early may go on to send.
 const LINGER: Duration = Duration::from_secs(2);
@@ -42,7 +42,7 @@ impl App {
     /// The closure opens what the replica has for itself (a database connection, a cache) and
     /// returns any tower service of HTTP requests, such as axum's `Router`. Its error, or
     /// exceeding `[timeouts] ready` (20 s), counts as a crash of the worker. Over a Unix socket
-    /// requests have no `ConnectInfo`.
+    /// requests have no `ConnectInfo`, unless `proxy_protocol` says who the client is.
     ///
     /// All requests of a worker share one thread. Code that blocks for more than a few milliseconds
     /// belongs into `tokio::task::spawn_blocking`: it runs on a pool of at most 16 threads in each
@@ -114,11 +114,16 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    fn serve(&self, stream: Stream, peer: Option<SocketAddr>, ends: Arc<dyn Ends>) -> BoxFuture<()> {
-        let life = Life::begin(ends, peer);
-        let wire = Wire::new(stream, life.clone());
-        let visited = Visited { service: self.service.clone(), protocol: self.protocol.clone(), life };
-        Box::pin(visited.attend(wire))
+    fn serve(&self, arrival: Arrival, ends: Arc<dyn Ends>) -> BoxFuture<()> {
+        // Before it has its turn: a drain that begins meanwhile waits for it.
+        let open = Open::new(ends.clone());
+        let (service, protocol) = (self.service.clone(), self.protocol.clone());
+        Box::pin(async move {
+            let Some((stream, peer)) = arrival.open().await else { return };
+            let life = Life::begin(ends, peer);
+            let wire = Wire::new(stream, open, life.clone());
+            Visited { service, protocol, life }.attend(wire).await;
+        })
     }
 }
 

@@ -16,6 +16,7 @@ mod gate;
 mod guard;
 mod http;
 mod limits;
+mod proxy;
 mod socket;
 mod stops;
 #[cfg(feature = "tls")]
@@ -63,6 +64,7 @@ pub(super) async fn live(
     let heartbeat = heartbeat_period(Duration::from_millis(begin.hang_ms));
     let gate = Gate::new(generation.0, &begin.http, ms(heartbeat));
     let neighbours = loaded.neighbours(&begin);
+    let proxied = begin.proxied;
     // A process is one worker, once.
     let draining = Box::leak(Box::new({
         let drain = drain.clone();
@@ -76,14 +78,14 @@ pub(super) async fn live(
     let started = panics::named("http", (loaded.http)(worker)).await;
     let replica = started.inspect_err(|error| master.refuse(&**error))?;
     master.report(&ChildReport::Ready);
-    let served = serve((listeners, tls), &gate, &*replica, &drain, &mut master).await;
+    let served = serve((listeners, proxied, tls), &gate, &*replica, &drain, &mut master).await;
     stops.run(drain.deadline()).await;
     served
 }
 
 /// Serves from the master's word on until the last connection has ended.
 async fn serve(
-    (listeners, tls): (Vec<OwnedFd>, Tls),
+    (listeners, proxied, tls): (Vec<OwnedFd>, Vec<bool>, Tls),
     gate: &Gate,
     replica: &dyn Replica,
     drain: &Arc<Drain>,
@@ -93,7 +95,7 @@ async fn serve(
     if master.says_accept().await?.is_none() {
         return Ok(());
     }
-    let mut queue = Queue::new(listeners, tls)?;
+    let mut queue = Queue::new(listeners, (&proxied, tls), drain.clone())?;
     let ending = loop {
         let requests = tokio::select! {
             biased;

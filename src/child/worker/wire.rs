@@ -91,8 +91,7 @@ enum Way<'a> {
 }
 
 impl Wire {
-    pub(super) fn new(stream: Stream, life: Arc<Life>) -> Self {
-        let open = Open::new(life.ends().clone());
+    pub(super) fn new(stream: Stream, open: Open, life: Arc<Life>) -> Self {
         Self { carrier: Some((stream, open)), socket: None, unused: Bytes::new(), life }
     }
 

@@ -81,10 +81,12 @@ impl Tls {
         Ok(())
     }
 
-    /// A connection of this listener as its application sees it.
-    pub(super) fn over(&self, number: usize, stream: Stream) -> Stream {
-        match self.listeners.iter().find(|listener| listener.number == number) {
-            Some(listener) => Box::new(Secure::new(&TlsAcceptor::from(listener.config.clone()), stream)),
+    /// What makes a connection of this listener one as its application sees it.
+    pub(super) fn layer(&self, number: usize) -> impl FnOnce(Stream) -> Stream + Send + 'static {
+        let listener = self.listeners.iter().find(|listener| listener.number == number);
+        let acceptor = listener.map(|listener| TlsAcceptor::from(listener.config.clone()));
+        move |stream| match acceptor {
+            Some(acceptor) => Box::new(Secure::new(&acceptor, stream)),
             None => stream,
         }
     }

@@ -36,7 +36,7 @@ impl Tls {
     }
 
     #[expect(clippy::unused_self, reason = "as it is with TLS")]
-    pub(super) fn over(&self, _: usize, stream: Stream) -> Stream {
-        stream
+    pub(super) fn layer(&self, _: usize) -> impl FnOnce(Stream) -> Stream + Send + 'static {
+        |stream| stream
     }
 }
