@@ -52,15 +52,17 @@ impl<B: Body> Answer<B> {
             let is_unread = [StatusCode::PAYLOAD_TOO_LARGE, StatusCode::REQUEST_TIMEOUT].contains(&status);
             if is_unread || asking.is_the_last(limits()) {
                 asking.life().close_after(&mut response);
+                asking.say_close_alone(&mut response);
             }
             asking.visit().into_iter().for_each(|visit| visit.answer(&response));
         }
         response.map(|_| Self { body: None, ends: None, request })
     }
 
-    pub(super) fn of(response: Response<B>, mut request: Option<Asking>) -> Response<Self> {
-        if let Some(visit) = request.as_mut().and_then(Asking::visit) {
-            visit.answer(&response);
+    pub(super) fn of(mut response: Response<B>, mut request: Option<Asking>) -> Response<Self> {
+        if let Some(asking) = &mut request {
+            asking.say_close_alone(&mut response);
+            asking.visit().into_iter().for_each(|visit| visit.answer(&response));
         }
         // What has a length was promised whole; most have one, and their headers are not looked at.
         let is_endless = response.body().size_hint().exact().is_none()

@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::task::Poll;
 
 use http::header::{CONNECTION, HeaderValue};
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use tokio::sync::Notify;
 
 use super::access::Visit;
+use super::answer::is;
 use super::watch;
 use crate::app::declare::{Ends, Kind};
 use crate::log::request::{self, RequestId, Scope};
@@ -321,6 +322,7 @@ impl Life {
 pub(super) struct Asking {
     life: Arc<Life>,
     id: RequestId,
+    version: Version,
     /// `None`: nobody is told of it.
     visit: Option<Visit>,
 }
@@ -329,7 +331,8 @@ impl Asking {
     pub(super) fn new<B>(life: &Arc<Life>, request: &Request<B>) -> Self {
         life.begin_request();
         AT_ONCE.fetch_add(1, Ordering::Relaxed);
-        Self { life: life.clone(), id: RequestId::of(request.headers()), visit: Visit::begin(request) }
+        let (id, version) = (RequestId::of(request.headers()), request.version());
+        Self { life: life.clone(), id, version, visit: Visit::begin(request) }
     }
 
     pub(super) fn life(&self) -> &Arc<Life> {
@@ -346,6 +349,14 @@ impl Asking {
         // Of a drain HTTP/2 has its own word.
         self.life.is_ending() && !self.life.is_http2()
             || limits.requests_per_connection.is_some_and(|max| self.life.count.load(Ordering::Relaxed) >= max)
+    }
+
+    /// An answer that says `Connection: close` says only that: hyper adds `keep-alive` for a client of HTTP/1.0
+    /// that has asked for it, unless the answer is of that version too.
+    pub(super) fn say_close_alone<B>(&self, response: &mut Response<B>) {
+        if self.version == Version::HTTP_10 && is(response.headers(), &CONNECTION, "close") {
+            *response.version_mut() = Version::HTTP_10;
+        }
     }
 
     /// What runs until this is dropped, runs for it.
