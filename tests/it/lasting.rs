@@ -50,7 +50,10 @@ async fn replica(worker: Worker) -> Result<Router, BoxError> {
 async fn said(peer: Option<Extension<ConnectInfo<SocketAddr>>>, request: Request) -> String {
     let (head, body) = request.into_parts();
     let peer = peer.map_or_else(|| "nobody".to_owned(), |Extension(ConnectInfo(peer))| peer.to_string());
-    let of = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("-").to_owned();
+    let of = |name: &str| {
+        let all: Vec<&str> = head.headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
+        if all.is_empty() { "-".to_owned() } else { all.join("; ") }
+    };
     let (forwarded, host) = (of("x-forwarded-for"), of("host"));
     let body = to_bytes(body, BURST_LEN).await.map_or_else(|error| error.to_string(), |body| body.len().to_string());
     format!("{} {} {:?} of {peer} for {forwarded} at {host}: {body}", head.method, head.uri, head.version)

@@ -75,5 +75,6 @@ mod trial;
 mod turns;
 mod upstream;
 mod verdicts;
+mod visitors;
 mod wrk;
 mod zygotes;

@@ -221,8 +221,9 @@ impl Connection {
     fn post(&mut self, manner: &Manner) -> Result<bool, Loss> {
         self.used += 1;
         self.send(manner).map_err(|error| loss(&error, Loss::Empty))?;
-        let head = self.head()?;
-        if !head.starts_with("HTTP/1.1 200 ") {
+        // Whoever is between may write the names otherwise.
+        let head = self.head()?.to_ascii_lowercase();
+        if !head.starts_with("http/1.1 200 ") {
             return Err(Loss::Wrong);
         }
         let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name));
