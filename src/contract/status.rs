@@ -179,7 +179,7 @@ pub(crate) struct TargetStatus {
     pub(crate) kind: String,
     /// It takes the access records.
     pub(crate) access: bool,
-    /// Records given to it since it is there.
+    /// Records written to it since it is there, and lines that say where some are missing.
     pub(crate) written: u64,
     /// The ones that it did not take in time.
     pub(crate) lost: u64,

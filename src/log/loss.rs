@@ -42,6 +42,11 @@ pub(crate) fn told(entry: &Entry<'_>) -> Option<[u64; LEVELS]> {
     (lost != [0; LEVELS]).then_some(lost)
 }
 
+/// What a target says where it has missed some.
+pub(crate) fn missing_here(count: u64) -> String {
+    format!("{count} records are missing here: this target did not take them in time")
+}
+
 /// Makes the record that says so, and gives it away.
 pub(crate) fn tell(lost: [u64; LEVELS], time_us: i64, to: impl FnOnce(&Entry<'_>)) {
     let (message, fields) = (message(lost), fields(lost));

@@ -139,12 +139,15 @@ impl Targets {
 }
 
 impl Held {
-    /// How many records were given to it, and how many it did not take in time, by the log helper's word.
+    /// How many records were written to it, and how many it did not take in time, by the log helper's word.
     pub(super) fn counts(&self, ledger: &Ledger) -> (u64, u64) {
         let TargetGiven { number, slot, .. } = self.given;
         let count = |word| ledger.read(Place::of_target(slot, word));
         // Until the log helper has begun with it, the place is that of another one.
-        if count(OfTarget::Number) == number { (count(OfTarget::Written), count(OfTarget::Lost)) } else { (0, 0) }
+        if count(OfTarget::Number) != number {
+            return (0, 0);
+        }
+        (count(OfTarget::Given).saturating_sub(count(OfTarget::Waiting)), count(OfTarget::Lost))
     }
 
     pub(super) fn kind(&self) -> &'static str {

@@ -192,6 +192,15 @@ fn errno(error: &io::Error) -> Errno {
 }
 
 #[cfg(test)]
+impl Datagrams {
+    /// As if it had been waited for long enough.
+    pub(super) fn lose_patience(&mut self) {
+        let stuck = self.stuck.as_mut().expect("something is waited for");
+        stuck.since -= PATIENCE;
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use std::fs::{self, File};
     use std::io::Read;

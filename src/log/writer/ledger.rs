@@ -7,7 +7,7 @@
 //!
 //! In 64-bit words: the length of the journal, how many records came over sockets and how many of those
 //! were lost by level, the journal as pairs of a word's number and its value, then eight words for each ring
-//! and each target. The master reads counts from it, for `status`.
+//! and nine for each target. The master reads counts from it, for `status` and at the end.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -23,18 +23,21 @@ pub(crate) const RINGS_MAX: usize = 2560;
 pub(crate) const TARGETS_MAX: usize = 16;
 
 /// Words that change together: of each ring all but its number, and of the targets and the head all.
-const JOURNAL_MAX: usize = RINGS_MAX * (RECORD_WORDS - 1) + (1 + TARGETS_MAX) * RECORD_WORDS;
+const JOURNAL_MAX: usize = RINGS_MAX * (RING_WORDS - 1) + TARGETS_MAX * TARGET_WORDS + JOURNAL_AT;
 
-/// Words of a ring or a target.
-const RECORD_WORDS: usize = 8;
+/// Words of a ring.
+const RING_WORDS: usize = 8;
+
+/// Words of a target.
+const TARGET_WORDS: usize = 9;
 
 const JOURNAL_LEN_AT: usize = 0;
 const SENT_AT: usize = 1;
 const SENT_LOST_AT: usize = 2;
 const JOURNAL_AT: usize = 8;
 const RINGS_AT: usize = JOURNAL_AT + 2 * JOURNAL_MAX;
-const TARGETS_AT: usize = RINGS_AT + RINGS_MAX * RECORD_WORDS;
-const WORDS: usize = TARGETS_AT + TARGETS_MAX * RECORD_WORDS;
+const TARGETS_AT: usize = RINGS_AT + RINGS_MAX * RING_WORDS;
+const WORDS: usize = TARGETS_AT + TARGETS_MAX * TARGET_WORDS;
 
 /// A word of a ring.
 #[derive(Clone, Copy, Debug)]
@@ -61,12 +64,14 @@ pub(crate) enum OfTarget {
     Origin = 3,
     /// Of a file: its number on its device.
     Inode = 4,
-    /// Records.
-    Written = 5,
+    /// Records, and lines of what is missing there, that were written or are to be.
+    Given = 5,
     /// Records that it did not take in time.
     Lost = 6,
     /// Of these, the ones that a line there tells of.
     Told = 7,
+    /// Of the given ones, those that are to be written.
+    Waiting = 8,
 }
 
 /// The log helper's own book.
@@ -92,20 +97,21 @@ impl Place {
     }
 
     pub(crate) fn of_ring(slot: usize, word: OfRing) -> Self {
-        Self::checked(RINGS_AT, RINGS_MAX, slot, word as usize)
+        Self::of_ring_at(slot, word as usize)
     }
 
     pub(super) fn told(slot: usize, level: usize) -> Self {
-        Self::checked(RINGS_AT, RINGS_MAX, slot, OfRing::Told as usize + level)
+        Self::of_ring_at(slot, OfRing::Told as usize + level)
     }
 
     pub(crate) fn of_target(slot: usize, word: OfTarget) -> Self {
-        Self::checked(TARGETS_AT, TARGETS_MAX, slot, word as usize)
+        assert!(slot < TARGETS_MAX, "slot {slot} of {TARGETS_MAX}");
+        Self(TARGETS_AT + slot * TARGET_WORDS + word as usize)
     }
 
-    fn checked(start: usize, count: usize, slot: usize, word: usize) -> Self {
-        assert!(slot < count && word < RECORD_WORDS, "slot {slot} of {count}");
-        Self(start + slot * RECORD_WORDS + word)
+    fn of_ring_at(slot: usize, word: usize) -> Self {
+        assert!(slot < RINGS_MAX && word < RING_WORDS, "slot {slot} of {RINGS_MAX}");
+        Self(RINGS_AT + slot * RING_WORDS + word)
     }
 }
 

@@ -7,12 +7,14 @@
 //! memory that outlives it. It ends when told so, or when the master and all whom it has made are gone.
 
 mod capture;
+mod counts;
 mod datagram;
 mod followers;
 pub(crate) mod format;
 pub(crate) mod ledger;
 mod lines;
 mod memory;
+mod messages;
 mod outlet;
 mod peers;
 pub(crate) mod pending;

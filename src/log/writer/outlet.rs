@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use env_filter::{Builder, Filter};
 use log::Level;
 
-use super::datagram::{Address, Datagrams, Sent};
+use super::counts::Counts;
+use super::datagram::{Address, Datagrams};
 use super::format::{Formatter, Look, Names};
 use super::ledger::{Ledger, OfTarget, Place};
+use super::messages::{self, Head};
 use super::pending::{LINE_LEN_MAX, Pending};
 use super::stream::{Stream, Written};
 use crate::contract::orders::TargetGiven;
@@ -21,11 +23,15 @@ use crate::log::record::{ACCESS, Entry, Fields, Origin};
 use crate::settings::log::{Format, Fsync, Sink, SyslogAddress, Target};
 
 /// What a target that is new has none of.
-const ZEROED: [OfTarget; 6] =
-    [OfTarget::End, OfTarget::Done, OfTarget::Inode, OfTarget::Written, OfTarget::Lost, OfTarget::Told];
-
-/// Bytes before a message that goes as a datagram: its length.
-const PREFIX_LEN: usize = size_of::<u32>();
+const ZEROED: [OfTarget; 7] = [
+    OfTarget::End,
+    OfTarget::Done,
+    OfTarget::Inode,
+    OfTarget::Given,
+    OfTarget::Lost,
+    OfTarget::Told,
+    OfTarget::Waiting,
+];
 
 pub(super) struct Outlet {
     pub(super) number: u64,
@@ -38,10 +44,7 @@ pub(super) struct Outlet {
     pending: Pending,
     sink: Way,
     sync: Sync,
-    written: u64,
-    /// Records that it did not take in time, and how many of them were told of.
-    lost: u64,
-    told: u64,
+    counts: Counts,
     /// Whether it was said that it takes nothing.
     is_troubled: bool,
 }
@@ -88,7 +91,7 @@ impl Outlet {
         }
         let mut pending = Pending::take(memory, *slot, ledger)?;
         let way = Way::of(&target.sink, file, &mut pending, *slot, ledger);
-        Ok(Self {
+        let mut outlet = Self {
             number: *number,
             slot: *slot,
             filter: target.level.as_deref().map(|level| Builder::new().parse(level).build()),
@@ -98,11 +101,11 @@ impl Outlet {
             pending,
             sink: way,
             sync: Sync { when: fsync(target), is_due: false, last: Instant::now() },
-            written: ledger.read(place(OfTarget::Written)),
-            lost: ledger.read(place(OfTarget::Lost)),
-            told: ledger.read(place(OfTarget::Told)),
+            counts: Counts::read(*slot, ledger),
             is_troubled: false,
-        })
+        };
+        outlet.count_what_waits(ledger);
+        Ok(outlet)
     }
 
     pub(super) fn is_access(&self) -> bool {
@@ -143,17 +146,15 @@ impl Outlet {
             return;
         }
         if self.pending.is_full() && !self.is_waited_for {
-            self.lost += 1;
+            self.counts.lost += 1;
             return;
         }
-        if self.lost > self.told {
-            let missing = self.lost - self.told;
-            let text = format!("{missing} records are missing here: this target did not take them in time");
-            self.append(&Origin::default(), &loss::entry(&text, now_us()));
-            self.told = self.lost;
+        let missing = self.counts.missing();
+        if missing > 0 {
+            self.append(&Origin::default(), &loss::entry(&loss::missing_here(missing), now_us()), missing);
+            self.counts.told += missing;
         }
-        self.append(origin, entry);
-        self.written += 1;
+        self.append(origin, entry, 0);
         self.sync.is_due |= entry.level == Level::Error || self.sync.when != Fsync::Error;
     }
 
@@ -161,14 +162,15 @@ impl Outlet {
         self.filter.as_ref().is_none_or(|filter| entry.is_wanted_by(filter))
     }
 
-    fn append(&mut self, origin: &Origin, entry: &Entry<'_>) {
+    /// `missing`: it tells that so many are.
+    fn append(&mut self, origin: &Origin, entry: &Entry<'_>, missing: u64) {
         let is_datagram = matches!(self.sink, Way::Datagrams(_));
         let out = self.pending.stage();
         let start = out.len();
         let mut put = |entry: &Entry<'_>| {
             out.truncate(start);
             if is_datagram {
-                out.extend_from_slice(&[0; PREFIX_LEN]);
+                out.extend_from_slice(&Head::default().bytes());
             }
             self.formatter.write(origin, entry, out);
             out.len() - start
@@ -181,44 +183,53 @@ impl Outlet {
             len = put(&Entry { message: &message, fields: Fields::default(), ..*entry });
         }
         if is_datagram {
-            let len = (out.len() - start - PREFIX_LEN) as u32;
-            out[start..start + PREFIX_LEN].copy_from_slice(&len.to_ne_bytes());
+            let head = Head { len: (out.len() - start - Head::LEN) as u64, missing };
+            out[start..start + Head::LEN].copy_from_slice(&head.bytes());
         }
+        self.counts.given += 1;
+        self.counts.waiting += 1;
     }
 
     /// What was added is to be written, once the ledger has committed.
     pub(super) fn settle(&mut self, ledger: &mut Ledger) {
         self.pending.settle(ledger);
-        let counts = [(OfTarget::Written, self.written), (OfTarget::Lost, self.lost), (OfTarget::Told, self.told)];
-        for (word, count) in counts {
-            ledger.stage_changed(Place::of_target(self.slot, word), count);
-        }
+        self.counts.stage(self.slot, ledger);
+    }
+
+    fn count_what_waits(&mut self, ledger: &Ledger) {
+        self.counts.waiting = match &self.sink {
+            Way::Stream(_) => self.pending.lines(),
+            Way::Datagrams(_) => messages::count(&self.pending),
+        };
+        self.counts.note(self.slot, ledger);
     }
 
     /// Writes what it takes now.
     pub(super) fn write(&mut self, ledger: &mut Ledger) -> Option<Change> {
-        let failed = match &mut self.sink {
+        let before = self.counts;
+        let ended = match &mut self.sink {
             Way::Stream(stream) => match stream.write(&mut self.pending, ledger) {
-                Written::All | Written::Closed => None,
-                Written::Later => return None,
-                Written::Failed(error) => Some(error),
+                Written::All | Written::Closed => Some(Ok(())),
+                Written::Later => None,
+                Written::Failed(error) => Some(Err(error)),
             },
-            Way::Datagrams(datagrams) => match send(datagrams, &mut self.pending, ledger) {
-                Sent::Done => None,
-                Sent::Later => return None,
-                Sent::Failed(error) => Some(error),
-            },
+            Way::Datagrams(datagrams) => {
+                messages::send(datagrams, &mut self.pending, &mut self.counts, &mut self.formatter, ledger)
+            }
         };
-        match (failed, self.is_troubled) {
-            (Some(error), false) => {
+        if before.waiting > 0 || self.counts != before {
+            self.count_what_waits(ledger);
+        }
+        match (ended?, self.is_troubled) {
+            (Err(error), false) => {
                 self.is_troubled = true;
                 Some(Change::Stuck(error))
             }
-            (None, true) => {
+            (Ok(()), true) => {
                 self.is_troubled = false;
                 Some(Change::Going)
             }
-            (Some(_), true) | (None, false) => None,
+            (Err(_), true) | (Ok(()), false) => None,
         }
     }
 
@@ -277,23 +288,6 @@ impl Way {
     }
 }
 
-/// Sends messages one by one, each once: one that cannot be sent at all is thrown away.
-fn send(datagrams: &mut Datagrams, pending: &mut Pending, ledger: &Ledger) -> Sent {
-    let (mut prefix, mut message, mut failed) = (Vec::new(), Vec::new(), None);
-    while !pending.is_empty() {
-        pending.copy(0, PREFIX_LEN, &mut prefix);
-        let len = prefix.first_chunk().map_or(0, |len| u32::from_ne_bytes(*len)) as usize;
-        pending.copy(PREFIX_LEN, len, &mut message);
-        match datagrams.send(&message) {
-            Sent::Done => {}
-            Sent::Later => return Sent::Later,
-            Sent::Failed(error) => failed = Some(error),
-        }
-        pending.advance(PREFIX_LEN + len, ledger);
-    }
-    failed.map_or(Sent::Done, Sent::Failed)
-}
-
 fn look(target: &Target) -> Look {
     match (&target.sink, target.format) {
         (Sink::Syslog(syslog), _) => Look::Syslog { facility: syslog.facility },
@@ -315,4 +309,85 @@ fn fsync(target: &Target) -> Fsync {
 /// Whether an access record is one for the target of those, if there is one.
 pub(super) fn is_access(entry: &Entry<'_>) -> bool {
     entry.target == ACCESS
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::log::writer::pending;
+    use crate::settings::log::SyslogSink;
+    use crate::sys::memory::HeldBytes;
+
+    struct Kit {
+        ledger: Ledger,
+        outlet: Outlet,
+    }
+
+    impl Kit {
+        fn new(sink: Sink, file: Option<File>) -> Self {
+            let target = Target { sink, format: Format::Text, level: None };
+            let given = TargetGiven { number: 7, slot: 0, target, is_access: false };
+            let memory = HeldBytes::make("test", pending::LEN).expect("memory");
+            let names = Names { program: "test".to_owned(), host: String::new() };
+            let mut ledger = Ledger::create().expect("ledger");
+            let outlet = Outlet::resume(&given, memory, file, &names, &mut ledger).expect("a target");
+            Self { ledger, outlet }
+        }
+
+        fn syslog(path: &Path) -> Self {
+            Self::new(Sink::Syslog(SyslogSink { address: SyslogAddress::Unix(path.into()), facility: 3 }), None)
+        }
+
+        fn add(&mut self, message: &str) {
+            self.outlet.add(&Origin::default(), &loss::entry(message, now_us()));
+            self.outlet.settle(&mut self.ledger);
+            self.ledger.commit();
+        }
+
+        fn write(&mut self) -> Option<Change> {
+            self.outlet.write(&mut self.ledger)
+        }
+
+        /// Written and lost, as `status` has them.
+        fn counts(&self) -> (u64, u64) {
+            let Counts { given, waiting, lost, .. } = Counts::read(0, &self.ledger);
+            (given - waiting, lost)
+        }
+    }
+
+    #[test]
+    fn a_receiver_that_was_away_is_told_once_what_it_has_missed() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("log");
+        let mut kit = Kit::syslog(&path);
+        kit.add("first");
+        assert!(kit.write().is_none() && kit.counts() == (0, 0), "it is waited for");
+        let Way::Datagrams(datagrams) = &mut kit.outlet.sink else { panic!("a syslog") };
+        datagrams.lose_patience();
+        assert!(matches!(kit.write(), Some(Change::Stuck(_))));
+        for message in ["second", "third"] {
+            assert!((0..3).all(|_| kit.write().is_none()), "it is as it was");
+            kit.add(message);
+        }
+        assert!(kit.write().is_none());
+        assert_eq!(kit.counts(), (0, 3));
+        let receiver = UnixDatagram::bind(&path).expect("bind");
+        receiver.set_read_timeout(Some(Duration::from_secs(10))).expect("timeout");
+        // It is looked for from time to time.
+        let end = Instant::now() + Duration::from_secs(10);
+        let going = std::iter::repeat_with(|| kit.write()).take_while(|_| Instant::now() < end).flatten().next();
+        assert!(matches!(going, Some(Change::Going)), "{going:?}");
+        kit.add("fourth");
+        assert!(kit.write().is_none());
+        for said in ["3 records are missing here: this target did not take them in time", "fourth"] {
+            let mut buffer = [0; 1024];
+            let len = receiver.recv(&mut buffer).expect("a datagram");
+            assert!(String::from_utf8_lossy(&buffer[..len]).ends_with(said), "{said}");
+        }
+        assert_eq!(kit.counts(), (2, 3));
+    }
 }

@@ -81,6 +81,16 @@ impl Pending {
         ledger.stage(Place::of_target(self.slot, OfTarget::End), self.end);
     }
 
+    /// How many records lie there, if they are lines: of one that has several all but the first begin with a space.
+    /// One that is written in part counts.
+    pub(super) fn lines(&self) -> u64 {
+        let (first, second) = self.pieces();
+        let bytes = first.iter().chain(second);
+        let mut before = 0;
+        let ends = bytes.filter(|&&byte| std::mem::replace(&mut before, byte) == b'\n' && byte != b' ').count();
+        (ends + usize::from(before == b'\n')) as u64
+    }
+
     /// All that is to be written, in two pieces where it wraps.
     pub(super) fn pieces(&self) -> (&[u8], &[u8]) {
         let start = self.done as usize % LEN;
@@ -126,6 +136,19 @@ impl Pending {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn records_of_several_lines_are_counted_once() {
+        let mut ledger = Ledger::create().expect("ledger");
+        let mut pending = Pending::take(HeldBytes::make("test", LEN).expect("memory"), 0, &ledger).expect("take");
+        assert_eq!(pending.lines(), 0);
+        pending.stage().extend_from_slice(b"one\ntwo\n    of two lines\nthree\n");
+        pending.settle(&mut ledger);
+        for (written, left) in [(1, 3), (3, 2), (10, 2), (11, 1), (6, 0)] {
+            pending.advance(written, &ledger);
+            assert_eq!(pending.lines(), left, "after {written}");
+        }
+    }
 
     #[test]
     fn what_comes_once_more_begins_with_a_line() {
