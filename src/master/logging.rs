@@ -407,9 +407,13 @@ impl Master {
         }
     }
 
-    /// What the log itself is, in figures, at the end.
-    pub(super) fn check_the_log(&self) -> Option<String> {
-        let missing = self.log.rings.own_missing();
-        (missing != 0).then(|| format!("{missing} of the master's own records are not in the log"))
+    /// What is not in the log, at the end.
+    pub(super) fn check_the_log(&self) -> Vec<String> {
+        let (own, others) = (self.log.rings.own_missing(), self.log.rings.others_missing());
+        let own = (own != 0).then(|| format!("{own} of the master's own records are not in the log"));
+        let others = (others > 0).then(|| format!("{others} records of other processes are not in the log"));
+        let missing = self.log.targets.missing(self.log.rings.ledger());
+        let targets = missing.into_iter().map(|(name, count)| format!("{count} records are not in {name}"));
+        own.into_iter().chain(others).chain(targets).collect()
     }
 }

@@ -118,7 +118,7 @@ pub(crate) fn serve(launch: Launch, settings: Settings) -> Result<(), Error> {
     master.listeners.shut();
     master.run_dir.leave(master.offers.all());
     logger::close_for_good(LAST_WORDS_MS);
-    if let Some(odd) = master.check_the_log() {
+    for odd in master.check_the_log() {
         // A closed terminal is no reason for another end.
         let _ = writeln!(std::io::stderr(), "{}: {odd}", identity.name);
     }

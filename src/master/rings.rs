@@ -154,6 +154,19 @@ impl Rings {
             .get(&OWN)
             .map_or(0, |own| own.sums(self.ledger.read(Place::of_ring(own.given.slot, OfRing::Taken))).missing())
     }
+
+    /// The same of all others whose rings were not taken to the end.
+    pub(super) fn others_missing(&self) -> u64 {
+        let missing = |held: &Held| {
+            let taken = self.ledger.read(Place::of_ring(held.given.slot, OfRing::Taken));
+            // One that was killed may have counted a record that it did not publish.
+            u64::try_from(held.sums(taken).missing() - 1).unwrap_or(0)
+        };
+        self.held
+            .iter()
+            .filter(|(number, _)| **number != OWN)
+            .fold(0, |sum, (_, held)| sum.saturating_add(missing(held)))
+    }
 }
 
 impl Held {

@@ -11,7 +11,7 @@ use crate::contract::orders::TargetGiven;
 use crate::error::{Context, Error};
 use crate::log::writer::ledger::{Ledger, OfTarget, Place, TARGETS_MAX};
 use crate::log::writer::pending;
-use crate::settings::log::{Sink, SyslogAddress, Target};
+use crate::settings::log::{Sink, Target};
 use crate::settings::{Service, Settings};
 use crate::sys::memory::HeldBytes;
 
@@ -37,8 +37,8 @@ pub(super) struct Targets {
     in_force: Chosen,
     pub(super) files: LogFiles,
     next_number: u64,
-    /// Slots of the last configuration: something may still be written from there.
-    leaving: Vec<usize>,
+    /// Of the last configuration: something may still be written from their slots.
+    leaving: Vec<TargetGiven>,
     /// When files were looked at last.
     pub(super) looked: Option<Instant>,
 }
@@ -69,7 +69,7 @@ impl Targets {
         }
         let is_taken = |slot: usize| {
             let both = self.in_force.targets.iter().chain(&chosen.targets);
-            self.leaving.contains(&slot) || both.into_iter().any(|held| held.given.slot == slot)
+            self.leaving.iter().any(|given| given.slot == slot) || both.into_iter().any(|held| held.given.slot == slot)
         };
         let slot = (0..TARGETS_MAX).find(|&slot| !is_taken(slot));
         let slot = slot.ok_or_else(|| io::Error::other("too many targets")).or_refused(cannot)?;
@@ -101,7 +101,7 @@ impl Targets {
         let is_kept = |held: &Held| self.in_force.targets.iter().any(|kept| kept.given.number == held.given.number);
         let gone: Vec<&Held> = old.targets.iter().filter(|held| !is_kept(held)).collect();
         let is_other = !gone.is_empty() || old.targets.len() != self.in_force.targets.len();
-        self.leaving = gone.iter().map(|held| held.given.slot).collect();
+        self.leaving = gone.iter().map(|held| held.given.clone()).collect();
         gone.iter().for_each(|held| self.files.remove(held.given.number));
         is_other
     }
@@ -132,6 +132,17 @@ impl Targets {
         Ok(all)
     }
 
+    /// Who has not got how many records, at the very end, where no line of its own tells of all of them.
+    pub(super) fn missing(&self, ledger: &Ledger) -> Vec<(String, u64)> {
+        let all = self.iter().map(|held| &held.given).chain(&self.leaving);
+        let missing = |given: &TargetGiven| {
+            let [waiting, lost, told] =
+                [OfTarget::Waiting, OfTarget::Lost, OfTarget::Told].map(|word| count(given, ledger, word));
+            if lost > told { waiting + lost } else { waiting }
+        };
+        all.map(|given| (given.target.name(), missing(given))).filter(|(_, missing)| *missing > 0).collect()
+    }
+
     /// When files are to be looked at next.
     pub(super) fn due(&self) -> Option<Instant> {
         self.looked.map(|looked| looked + LOOK_EVERY)
@@ -141,12 +152,7 @@ impl Targets {
 impl Held {
     /// How many records were written to it, and how many it did not take in time, by the log helper's word.
     pub(super) fn counts(&self, ledger: &Ledger) -> (u64, u64) {
-        let TargetGiven { number, slot, .. } = self.given;
-        let count = |word| ledger.read(Place::of_target(slot, word));
-        // Until the log helper has begun with it, the place is that of another one.
-        if count(OfTarget::Number) != number {
-            return (0, 0);
-        }
+        let count = |word| count(&self.given, ledger, word);
         (count(OfTarget::Given).saturating_sub(count(OfTarget::Waiting)), count(OfTarget::Lost))
     }
 
@@ -161,14 +167,13 @@ impl Held {
 
     /// As people know it.
     pub(super) fn name(&self) -> String {
-        match &self.given.target.sink {
-            Sink::Console => "console".to_owned(),
-            Sink::File(file) => file.path.display().to_string(),
-            Sink::Syslog(syslog) => match &syslog.address {
-                SyslogAddress::Unix(path) => format!("syslog {}", path.display()),
-                SyslogAddress::Udp(address) => format!("syslog {address}"),
-            },
-            Sink::Journald(path) => format!("journald {}", path.display()),
-        }
+        self.given.target.name()
     }
+}
+
+/// What the log helper has last said of a target, if it has begun with it.
+fn count(given: &TargetGiven, ledger: &Ledger, word: OfTarget) -> u64 {
+    let read = |word| ledger.read(Place::of_target(given.slot, word));
+    // Until then the place is that of another one.
+    if read(OfTarget::Number) == given.number { read(word) } else { 0 }
 }

@@ -112,6 +112,19 @@ impl Target {
         }
     }
 
+    /// As people know it.
+    pub(crate) fn name(&self) -> String {
+        match &self.sink {
+            Sink::Console => "console".to_owned(),
+            Sink::File(file) => file.path.display().to_string(),
+            Sink::Syslog(syslog) => match &syslog.address {
+                SyslogAddress::Unix(path) => format!("syslog {}", path.display()),
+                SyslogAddress::Udp(address) => format!("syslog {address}"),
+            },
+            Sink::Journald(path) => format!("journald {}", path.display()),
+        }
+    }
+
     /// For a process that changes its directory.
     pub(super) fn start_path_from(&mut self, directory: &Path) {
         if let Sink::File(file) = &mut self.sink {

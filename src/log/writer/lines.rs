@@ -154,8 +154,9 @@ impl Lines {
 
     /// Commits, and writes what the targets take now.
     pub(super) fn write(&mut self, side: &Side) {
-        self.commit();
         let now = Instant::now();
+        self.let_them_leave(now);
+        self.commit();
         let mut changes = Vec::new();
         for outlet in &mut self.outlets {
             changes.extend(outlet.write(&mut self.ledger).map(|change| (outlet.number, change)));
@@ -166,12 +167,23 @@ impl Lines {
         for (outlet, _) in &mut self.leaving {
             let _ = outlet.write(&mut self.ledger);
         }
-        self.leaving.retain(|(outlet, end)| !outlet.is_empty() && now < *end);
         self.followers.write();
         if !changes.is_empty() {
             self.choose_who_is_waited_for();
         }
         changes.into_iter().for_each(|(number, change)| self.report(number, change));
+    }
+
+    /// Those that have written all, and those that were waited for long enough.
+    fn let_them_leave(&mut self, now: Instant) {
+        let is_over = |(outlet, end): &mut (Outlet, Instant)| outlet.is_empty() || now >= *end;
+        let over: Vec<(Outlet, Instant)> = self.leaving.extract_if(.., is_over).collect();
+        for (mut outlet, _) in over {
+            let (missing, name) = (outlet.give_up(&self.ledger), outlet.name);
+            if missing > 0 {
+                self.warn(&format!("{missing} records are not in {name}, which the log goes to no more"));
+            }
+        }
     }
 
     /// Whether a file is to be looked at again soon.
@@ -227,6 +239,9 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::writer::pending;
+    use crate::settings::log::{FileSink, Format, Fsync, Target};
+    use crate::sys::memory::HeldBytes;
 
     #[test]
     fn a_disk_that_takes_nothing_is_told_of_once() {
@@ -237,5 +252,32 @@ mod tests {
         }
         let told = lines.reports.iter().map(|report| matches!(report, LogReport::Trouble { reason: Some(_), .. }));
         assert_eq!(told.collect::<Vec<_>>(), [true, false, true]);
+    }
+
+    #[test]
+    fn what_a_target_has_not_got_when_it_is_no_more_is_said() {
+        let poll = mio::Poll::new().expect("a poll");
+        let side = Side::new(mio::Waker::new(poll.registry(), mio::Token(0)).expect("a waker"));
+        let names = Names { program: "test".to_owned(), host: String::new() };
+        let mut lines = Lines::new(Ledger::create().expect("a ledger"), names);
+        let full = File::options().append(true).open("/dev/full").expect("a device");
+        let memory = HeldBytes::make("test", pending::LEN).expect("memory");
+        lines.set_targets(&[a_file(1, 0, "/dev/full")], vec![memory, full.into()]).expect("a target");
+        (0..3).for_each(|_| lines.add(&Origin::named("x", 1), &loss::entry("lost", 1)));
+        lines.write(&side);
+        lines.set_targets(&[], Vec::new()).expect("no target");
+        lines.write(&side);
+        assert_eq!(lines.memory.recall(""), Vec::<String>::new(), "it has some time");
+        lines.leaving[0].1 = Instant::now();
+        lines.write(&side);
+        let said = "WARN forebay: 3 records are not in /dev/full, which the log goes to no more";
+        assert_eq!(lines.memory.recall(""), [said]);
+    }
+
+    fn a_file(number: u64, slot: usize, path: &str) -> TargetGiven {
+        let (keep, compress, fsync) = (1, false, Fsync::Never);
+        let file = FileSink { path: path.into(), size: None, age: None, keep, keep_size: None, compress, fsync };
+        let target = Target { sink: Sink::File(file), format: Format::Text, level: None };
+        TargetGiven { number, slot, target, is_access: false }
     }
 }

@@ -35,6 +35,7 @@ const ZEROED: [OfTarget; 7] = [
 
 pub(super) struct Outlet {
     pub(super) number: u64,
+    pub(super) name: String,
     slot: usize,
     filter: Option<Filter>,
     is_access: bool,
@@ -93,6 +94,7 @@ impl Outlet {
         let way = Way::of(&target.sink, file, &mut pending, *slot, ledger);
         let mut outlet = Self {
             number: *number,
+            name: target.name(),
             slot: *slot,
             filter: target.level.as_deref().map(|level| Builder::new().parse(level).build()),
             is_access: *is_access,
@@ -231,6 +233,16 @@ impl Outlet {
             }
             (Err(_), true) | (Ok(()), false) => None,
         }
+    }
+
+    /// It gets nothing more; how many records it has not got, where no line there tells of them.
+    pub(super) fn give_up(&mut self, ledger: &Ledger) -> u64 {
+        let Counts { waiting, lost, told, .. } = self.counts;
+        let missing = waiting + lost - told;
+        let lost = lost + waiting;
+        self.counts = Counts { given: self.counts.given - waiting, waiting: 0, lost, told: lost, before: 0 };
+        self.counts.note(self.slot, ledger);
+        missing
     }
 
     /// Writes to this file from now on; what still waits goes there if the old one does not take it.

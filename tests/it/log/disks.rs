@@ -21,6 +21,7 @@ over_both_ways! {
     a_file_goes_on_in_order_when_its_disk_has_room_again,
     what_a_full_disk_made_missing_is_told_by_a_successor_too,
     with_nowhere_else_to_go_what_does_not_fit_is_refused,
+    what_a_disk_has_never_taken_is_said_at_the_end,
     at_the_limit_of_a_files_size_the_log_helper_lives,
 }
 
@@ -201,6 +202,28 @@ fn with_nowhere_else_to_go_what_does_not_fit_is_refused(way: Way) {
     println!("{} records, {lost} refused", logged.total());
     assert!(lost > 0);
     book.assert_written_and_refused_are(&logged);
+}
+
+/// It is neither counted as written nor dropped without a word.
+fn what_a_disk_has_never_taken_is_said_at_the_end(way: Way) {
+    let site = Site::new(way);
+    let Some(disk) = Disk::mount(site.path("disk")) else { return };
+    fs::write(disk.path.join("filling"), vec![1; 2 * SIZE as usize]).expect_err("it is full");
+    let file = disk.path.join("only.json");
+    let server = site.server_at(&target(&file, "")).workers(1).start();
+    let mut logged = Logged::default();
+    logged.ask(server.address(), "/number/1000");
+    server.wait_for_log("the log cannot be written: No space left on device");
+    let status = server.status();
+    assert_eq!(status["log"]["targets"][0]["written"], 0, "{}", status["log"]);
+    let mut log = File::open(server.directory().join("log")).expect("its log");
+    server.stop();
+    let mut printed = String::new();
+    std::io::Read::read_to_string(&mut log, &mut printed).expect("text");
+    let said = format!(" records are not in {}", file.display());
+    let before = printed.lines().find_map(|line| line.split_once(&said)).expect("it is said").0;
+    let missing: u64 = before.rsplit(' ').next().and_then(|number| number.parse().ok()).expect("a number");
+    assert!(missing >= logged.total(), "{missing}");
 }
 
 /// The kernel sends SIGXFSZ too (setrlimit(2)), whose default is death.
