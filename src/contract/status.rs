@@ -136,7 +136,7 @@ pub(crate) struct LogStatus {
     pub(crate) level: String,
     /// What is logged beside it for a while.
     pub(crate) raised: Option<RaisedStatus>,
-    /// Records, of all processes since the daemon started.
+    /// Records, of all processes since the daemon started; lines that they have printed are some.
     pub(crate) produced: u64,
     /// Of these, the ones for which there was no room.
     pub(crate) refused: RefusedStatus,

@@ -12,6 +12,7 @@ use std::time::Instant;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, fchown};
@@ -31,6 +32,9 @@ const TOKEN_BIT: usize = 1 << 62;
 
 /// Bytes taken from one child in one turn.
 const READ_MAX: usize = 64 * 1024;
+
+/// Bytes that a post's output holds while the log helper is away: what an unprivileged process may have, pipe(7).
+const OUTPUT_LEN: i32 = 1024 * 1024;
 
 /// Deaths of unknown processes that are remembered while an order to fork is unanswered.
 const STRANGERS_MAX: usize = 64;
@@ -308,6 +312,8 @@ pub(super) struct Output {
 impl Output {
     pub(super) fn new(service: Service) -> io::Result<Self> {
         let (reader, writer) = io::pipe()?;
+        // Where so much is not allowed, pipe(7), it has what pipes have.
+        let _ = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(OUTPUT_LEN));
         if service.drops {
             // So that what they start may open /dev/stderr.
             fchown(&writer, Some(service.uid), Some(service.gid))?;

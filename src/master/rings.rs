@@ -135,7 +135,8 @@ impl Rings {
         })
     }
 
-    /// So far, over all processes, those that send over the socket too: what is on its way there is not counted.
+    /// So far, over all processes, those that send over the socket or print too: what is on its way there is not
+    /// counted.
     pub(super) fn sums(&self) -> Sums {
         let taken = self.ledger.read(Place::SENT);
         let refused: [u64; LEVELS] = std::array::from_fn(|level| self.ledger.read(Place::sent_lost(level)));

@@ -1,10 +1,15 @@
 //! What children print themselves: lines of their standard output and error.
+//!
+//! Whoever prints waits while its pipe is full, so all of them are read whatever becomes of the log: where it takes
+//! nothing, lines are dropped and counted as refused records are. What lies in a pipe outlives a log helper; the
+//! beginning of a line that it has read does not.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use log::Level;
 use mio::unix::SourceFd;
@@ -16,6 +21,7 @@ use super::lines::Lines;
 use crate::log::logger::now_us;
 use crate::log::loss;
 use crate::log::record::{Entry, Origin};
+use crate::log::ring::{LEVELS, index};
 
 /// The longest line, in bytes; a longer one is broken.
 const LINE_LEN_MAX: usize = 64 * 1024;
@@ -25,6 +31,9 @@ const OUTPUT: &str = "output";
 
 /// Bytes read from one stream in one turn.
 const READ_MAX: usize = 64 * 1024;
+
+/// A line that so long nothing was added to is told without its end.
+const SILENCE: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 pub(super) struct Captures {
@@ -42,6 +51,12 @@ struct Stream {
     readable: bool,
     /// Whether whole lines wait for room.
     is_behind: bool,
+    /// When something was read last.
+    read_at: Instant,
+    /// Whoever has printed there is gone: what was begun is not gone on with.
+    has_ended: bool,
+    /// Lines that were dropped and are not told of.
+    lost: u64,
 }
 
 impl Captures {
@@ -52,7 +67,16 @@ impl Captures {
         self.count += 1;
         registry.register(&mut SourceFd(&source.as_raw_fd()), Token(number), Interest::READABLE)?;
         let origin = Origin::named(name, 0);
-        let stream = Stream { origin, source: File::from(source), line: Vec::new(), readable: true, is_behind: false };
+        let stream = Stream {
+            origin,
+            source: File::from(source),
+            line: Vec::new(),
+            readable: true,
+            is_behind: false,
+            read_at: Instant::now(),
+            has_ended: false,
+            lost: 0,
+        };
         self.streams.insert(number, stream);
         Ok(())
     }
@@ -68,19 +92,37 @@ impl Captures {
         self.streams.values().all(|stream| !stream.readable && !stream.is_behind)
     }
 
-    pub(super) fn read(&mut self, lines: &mut Lines) {
+    /// The process of this name is gone.
+    pub(super) fn end(&mut self, name: &str) {
+        for stream in self.streams.values_mut().filter(|stream| stream.origin.name == name) {
+            (stream.has_ended, stream.readable) = (true, true);
+        }
+    }
+
+    /// When a line that was begun is to be told.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let begun = self.streams.values().filter(|stream| !stream.line.is_empty());
+        begun.map(|stream| stream.read_at + SILENCE).min()
+    }
+
+    /// `all_end`: nobody prints any more.
+    pub(super) fn read(&mut self, all_end: bool, lines: &mut Lines) {
         let mut buffer = [0; 4096];
         self.streams.retain(|_, stream| {
             let mut left = READ_MAX;
             if stream.is_behind {
                 stream.print_lines(lines);
             }
-            while stream.readable && left > 0 && !lines.is_full() {
+            while stream.readable && left > 0 && lines.take_output() {
                 left = left.saturating_sub(buffer.len());
                 if stream.read(&mut buffer, lines).is_break() {
                     return false;
                 }
             }
+            if !stream.readable {
+                stream.come_to_an_end(all_end, lines);
+            }
+            stream.tell_of_losses(lines);
             true
         });
     }
@@ -92,12 +134,11 @@ impl Stream {
         match self.source.read(buffer) {
             // The master keeps a writing end until all who print there are gone.
             Ok(0) => {
-                if !self.line.is_empty() {
-                    print(&self.origin, &self.line, lines);
-                }
+                self.come_to_an_end(true, lines);
                 return ControlFlow::Break(());
             }
             Ok(count) => {
+                self.read_at = Instant::now();
                 self.line.extend_from_slice(&buffer[..count]);
                 self.print_lines(lines);
             }
@@ -108,19 +149,51 @@ impl Stream {
     }
 
     fn print_lines(&mut self, lines: &mut Lines) {
-        let mut rest = &self.line[..];
+        let line = std::mem::take(&mut self.line);
+        let mut rest = &line[..];
         self.is_behind = false;
         while let Some((line, after)) = first_line(rest) {
             // Of a page of line feeds a hundred times as much is to be written.
-            if lines.is_full() {
+            if !lines.take_output() {
                 self.is_behind = true;
                 break;
             }
-            print(&self.origin, line, lines);
+            self.print(line, lines);
             rest = after;
         }
-        let printed = self.line.len() - rest.len();
+        let printed = line.len() - rest.len();
+        self.line = line;
         self.line.drain(..printed);
+    }
+
+    /// Prints what was begun, if its end is not to come, or not soon.
+    fn come_to_an_end(&mut self, is_over: bool, lines: &mut Lines) {
+        let is_over = std::mem::take(&mut self.has_ended) || is_over;
+        if self.is_behind || self.line.is_empty() || !is_over && self.read_at.elapsed() < SILENCE {
+            return;
+        }
+        let line = std::mem::take(&mut self.line);
+        self.print(&line, lines);
+    }
+
+    /// One more, or one more that is missing.
+    fn print(&mut self, line: &[u8], lines: &mut Lines) {
+        self.tell_of_losses(lines);
+        if lines.is_full() {
+            self.lost += 1;
+            return;
+        }
+        let message = String::from_utf8_lossy(line);
+        lines.add_sent(&self.origin, &Entry { level: Level::Info, target: OUTPUT, ..loss::entry(&message, now_us()) });
+    }
+
+    fn tell_of_losses(&mut self, lines: &mut Lines) {
+        if self.lost == 0 || lines.is_full() {
+            return;
+        }
+        let mut lost = [0; LEVELS];
+        lost[index(Level::Info)] = std::mem::take(&mut self.lost);
+        loss::tell(lost, now_us(), |entry| lines.add_sent(&self.origin, entry));
     }
 }
 
@@ -130,9 +203,4 @@ fn first_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
         Some(end) => Some((&bytes[..end], &bytes[end + 1..])),
         None => bytes.split_at_checked(LINE_LEN_MAX),
     }
-}
-
-fn print(origin: &Origin, line: &[u8], lines: &mut Lines) {
-    let message = String::from_utf8_lossy(line);
-    lines.add(origin, &Entry { level: Level::Info, target: OUTPUT, ..loss::entry(&message, now_us()) });
 }

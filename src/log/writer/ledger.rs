@@ -5,7 +5,7 @@
 //! a journal, and one store makes the list valid; whoever finds a valid list, itself or its successor,
 //! carries it out, which may be done twice.
 //!
-//! In 64-bit words: the length of the journal, how many records came over sockets and how many of those
+//! In 64-bit words: the length of the journal, how many records came otherwise than by rings and how many of those
 //! were lost by level, the journal as pairs of a word's number and its value, then eight words for each ring
 //! and nine for each target. The master reads counts from it, for `status` and at the end.
 
@@ -87,10 +87,10 @@ pub(crate) struct Ledger {
 pub(crate) struct Place(usize);
 
 impl Place {
-    /// Records that came over sockets.
+    /// Records that came over sockets, lines that were printed, and what the log helper says itself.
     pub(crate) const SENT: Self = Self(SENT_AT);
 
-    /// Those of a level that their senders say were lost.
+    /// Those of a level that were lost.
     pub(crate) fn sent_lost(level: usize) -> Self {
         assert!(level < LEVELS, "level {level}");
         Self(SENT_LOST_AT + level)

@@ -19,6 +19,9 @@ use crate::log::record::{Entry, Origin};
 use crate::log::ring::LEVELS;
 use crate::settings::log::Sink;
 
+/// How long those who print are not read while the targets take nothing: a console that is slow gets all.
+const OUTPUT_WAITS: Duration = Duration::from_millis(200);
+
 /// How long a target that is no more may write what is left.
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 
@@ -29,8 +32,11 @@ pub(super) struct Lines {
     outlets: Vec<Outlet>,
     /// Of the last configuration, until then at most.
     leaving: Vec<(Outlet, Instant)>,
+    /// Since when nothing can be taken.
+    full_since: Option<Instant>,
     names: Names,
-    /// Records that came over sockets, and those that their senders say were lost, by level.
+    /// Records that came over sockets, lines that were printed, and what this process says itself; and those
+    /// that were lost, by level: by the word of their senders, or here.
     sent: u64,
     sent_lost: [u64; LEVELS],
     /// Targets whose files cannot be forced to the disk.
@@ -49,6 +55,7 @@ impl Lines {
             followers: Followers::default(),
             outlets: Vec::new(),
             leaving: Vec::new(),
+            full_since: None,
             names,
             unsynced: BTreeSet::new(),
             reports: Vec::new(),
@@ -92,7 +99,7 @@ impl Lines {
         !self.outlets.is_empty()
     }
 
-    /// A record that came over a socket, which nobody else counts.
+    /// A record that came over a socket or is a line of output, which nobody else counts.
     pub(super) fn add_sent(&mut self, origin: &Origin, entry: &Entry<'_>) {
         match loss::told(entry) {
             Some(lost) => self.sent_lost.iter_mut().zip(lost).for_each(|(sum, more)| *sum = sum.saturating_add(more)),
@@ -124,12 +131,17 @@ impl Lines {
 
     /// A line of this process's own.
     pub(super) fn warn(&mut self, message: &str) {
-        self.add(&Origin::default(), &loss::entry(message, now_us()));
+        self.add_sent(&Origin::default(), &loss::entry(message, now_us()));
     }
 
     /// Whether to come back later with more.
     pub(super) fn is_full(&self) -> bool {
         self.outlets.iter().any(|outlet| outlet.is_waited_for && outlet.is_full())
+    }
+
+    /// Whether what is printed is taken, be it to be dropped.
+    pub(super) fn take_output(&self) -> bool {
+        !self.is_full() || self.full_since.is_some_and(|since| since.elapsed() >= OUTPUT_WAITS)
     }
 
     /// Whether somebody's queue is full.
@@ -171,6 +183,7 @@ impl Lines {
         if !changes.is_empty() {
             self.choose_who_is_waited_for();
         }
+        self.full_since = if self.is_full() { self.full_since.or(Some(now)) } else { None };
         changes.into_iter().for_each(|(number, change)| self.report(number, change));
     }
 

@@ -2,8 +2,8 @@
 //!
 //! One thread, one mio loop, and a second thread for what may take long. It takes records from the rings
 //! of all processes, from those that send them over the log socket, and lines that children print
-//! themselves. It never blocks on a target: while one that must have everything takes no more, nothing
-//! more is read, and the processes count what they must refuse. What it has taken and not written lies in
+//! themselves. It never blocks on a target: while one that must have everything takes no more, no more
+//! records are read, and the processes count what they must refuse; of what they print this one does. What it has taken and not written lies in
 //! memory that outlives it. It ends when told so, or when the master and all whom it has made are gone.
 
 mod capture;
@@ -209,7 +209,8 @@ impl Writer {
         if !self.lines.have_targets() {
             return;
         }
-        self.captures.read(&mut self.lines);
+        let all_end = self.end.is_some() && !self.orphaned;
+        self.captures.read(all_end, &mut self.lines);
         self.lines.write(&self.side);
         self.peers.read(&mut self.lines);
         self.lines.write(&self.side);
@@ -245,7 +246,8 @@ impl Writer {
             return REQUEUE;
         }
         if self.lines.is_full() {
-            return RETRY;
+            let may_read = !self.captures.is_quiet() && self.lines.take_output();
+            return if may_read { Duration::ZERO } else { RETRY };
         }
         let by_rings = match self.alertness {
             Alertness::Looks => Duration::ZERO,
@@ -258,7 +260,8 @@ impl Writer {
             RETRY
         } else {
             let rest = if self.lines.is_watched() { WATCH } else { self.beat };
-            self.lines.sync_due().map_or(rest, |due| due.saturating_duration_since(Instant::now()).min(rest))
+            let due = [self.lines.sync_due(), self.captures.due()].into_iter().flatten().min();
+            due.map_or(rest, |due| due.saturating_duration_since(Instant::now()).min(rest))
         };
         by_rings.min(by_rest)
     }
@@ -310,7 +313,11 @@ impl Writer {
                     self.rings.add(ring, memory, &mut self.lines.ledger)?;
                 }
             }
-            LogOrder::RingEnds { number } => self.rings.end(number),
+            LogOrder::RingEnds { number } => {
+                if let Some(name) = self.rings.end(number) {
+                    self.captures.end(name);
+                }
+            }
             LogOrder::Targets { targets } => self.lines.set_targets(&targets, given)?,
             LogOrder::Switch { target, ticket } => {
                 self.switches.extend(given.pop().map(|file| (target, ticket, file)));

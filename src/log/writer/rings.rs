@@ -111,11 +111,11 @@ impl Rings {
         Ok(())
     }
 
-    /// The process of this ring is gone.
-    pub(super) fn end(&mut self, number: u64) {
-        if let Some(source) = self.sources.get_mut(&number) {
-            source.has_ended = true;
-        }
+    /// The process of this ring is gone; its name.
+    pub(super) fn end(&mut self, number: u64) -> Option<&str> {
+        let source = self.sources.get_mut(&number)?;
+        source.has_ended = true;
+        Some(&source.origin.name)
     }
 
     /// Whether one of them is of a process that is gone.
@@ -227,7 +227,7 @@ impl Source {
         let what = if self.is_given_up() { "skipped, and nothing more is read there" } else { "skipped" };
         let who = if self.origin.name.is_empty() { "the master" } else { &self.origin.name };
         let message = format!("the log's ring of {who} is damaged: {why}: {what}");
-        lines.add(&Origin::default(), &loss::entry(&message, now_us()));
+        lines.warn(&message);
     }
 
     /// Gives the loaded record to all who want it.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use forebay::testing::Server;
+use nix::libc::{SIGCONT, SIGKILL, SIGSTOP};
 
 use super::book::Book;
 use super::writers::{Logged, Writers};
@@ -20,10 +21,12 @@ over_both_ways! {
     lines_of_any_length_and_content_are_captured,
     a_million_empty_lines_break_nothing,
     a_console_that_reads_slowly_gets_them_all,
+    what_has_no_end_is_told_when_nothing_follows,
+    who_prints_does_not_wait_for_a_log_helper_that_is_stopped,
 }
 
 /// Runs a shell as a child of the worker.
-fn run(server: &Server, script: &str) {
+pub(super) fn run(server: &Server, script: &str) {
     assert_eq!(post(server.address(), "/run", script.as_bytes()).expect("an answer").status, 200, "{script}");
 }
 
@@ -43,7 +46,7 @@ fn lines_of_any_length_and_content_are_captured(way: Way) {
     run(&server, &format!("{}echo\n", letters(200_000, 'b')));
     run(&server, "printf 'bin \\000\\001\\033[2J\\377\\376 ary\\n'\n");
     run(&server, "printf 'one\\ntwo\\n\\nthree\\n'\n");
-    // Without an end: it is told when the worker's place is empty at last, or when the line is full.
+    // What follows at once ends it.
     run(&server, "printf 'no end'\n");
     run(&server, "printf ' of it\\n'\n");
     server.wait_for("the last line", || printed(&site.book_so_far()).contains(&"no end of it").then_some(()));
@@ -79,6 +82,35 @@ fn a_million_empty_lines_break_nothing(way: Way) {
     let book = site.stop(server);
     assert_eq!(printed(&book).iter().filter(|line| line.is_empty()).count(), 1_000_000);
     book.assert_complete(&Logged { of: logged.of, ..Logged::default() });
+}
+
+fn what_has_no_end_is_told_when_nothing_follows(way: Way) {
+    let site = Site::new(way);
+    let server = site.server("", "").workers(1).start();
+    let wait_for = |line: &str| server.wait_for(line, || printed(&site.book_so_far()).contains(&line).then_some(()));
+    run(&server, "printf 'then silence'\n");
+    wait_for("then silence");
+    run(&server, "printf 'last words' >&2\n");
+    server.signal(server.workers()[0], SIGKILL);
+    server.wait_until("its successor", |status| status["workers"][0]["restarts"] == 1 && status["state"] == "serving");
+    if way == Way::Socket {
+        // Nobody says there that it is gone.
+        wait_for("last words");
+    }
+    run(&server, "printf 'at the end'\n");
+    let book = site.stop(server);
+    assert_eq!(printed(&book), ["then silence", "last words", "at the end"]);
+}
+
+fn who_prints_does_not_wait_for_a_log_helper_that_is_stopped(way: Way) {
+    let site = Site::new(way);
+    let server = site.server("", "[timeouts]\nhang = 30\n").workers(1).start();
+    let log_helper = server.helper("log");
+    server.signal(log_helper, SIGSTOP);
+    run(&server, "head -c 500000 /dev/zero | tr '\\0' '\\n'\n");
+    server.signal(log_helper, SIGCONT);
+    let book = site.stop(server);
+    assert_eq!(printed(&book).len(), 500_000);
 }
 
 /// As long as the console is all there is, it is waited for.

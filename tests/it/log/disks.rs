@@ -9,6 +9,7 @@ use nix::libc::SIGKILL;
 use nix::unistd::geteuid;
 
 use super::book::Book;
+use super::captured::run;
 use super::writers::Logged;
 use super::{Site, Way, over_both_ways, stop};
 use crate::client::get;
@@ -22,6 +23,7 @@ over_both_ways! {
     what_a_full_disk_made_missing_is_told_by_a_successor_too,
     with_nowhere_else_to_go_what_does_not_fit_is_refused,
     what_a_disk_has_never_taken_is_said_at_the_end,
+    who_prints_does_not_wait_for_a_disk_that_is_full,
     at_the_limit_of_a_files_size_the_log_helper_lives,
 }
 
@@ -224,6 +226,27 @@ fn what_a_disk_has_never_taken_is_said_at_the_end(way: Way) {
     let before = printed.lines().find_map(|line| line.split_once(&said)).expect("it is said").0;
     let missing: u64 = before.rsplit(' ').next().and_then(|number| number.parse().ok()).expect("a number");
     assert!(missing >= logged.total(), "{missing}");
+}
+
+/// Lines are dropped, and that is said in their place and counted.
+fn who_prints_does_not_wait_for_a_disk_that_is_full(way: Way) {
+    let site = Site::new(way);
+    let Some(disk) = Disk::mount(site.path("disk")) else { return };
+    let filling = disk.fill();
+    let file = disk.path.join("only.json");
+    let server = site.server_at(&target(&file, "")).workers(1).start();
+    run(&server, "head -c 5000000 /dev/zero | tr '\\0' x | fold -w 99\n");
+    assert!(server.log().contains("the log cannot be written"), "it is full");
+    fs::remove_file(&filling).expect("make room");
+    run(&server, "echo over\n");
+    server.wait_for("the line after them", || Book::tail(&file).messages().any(|said| said == "over").then_some(()));
+    let refused = server.status()["log"]["refused"]["info"].as_u64().expect("a number");
+    let _ = super::stop_with(&site, server);
+    let book = Book::read(&[file]);
+    let printed = book.messages().filter(|said| said.starts_with("xxx")).count() as u64;
+    println!("{printed} lines, {refused} refused");
+    assert!(refused > 0 && book.lost() == refused, "{refused} and {} told", book.lost());
+    assert_eq!(printed + refused, 5_000_000_u64.div_ceil(99));
 }
 
 /// The kernel sends SIGXFSZ too (setrlimit(2)), whose default is death.
