@@ -60,6 +60,7 @@ mod tests {
     use log::{Level, Metadata};
 
     use super::*;
+    use crate::log::loss;
 
     #[test]
     fn what_is_added_counts_and_the_rest_stays() {
@@ -82,6 +83,17 @@ mod tests {
         assert!(wants(&both, Level::Debug, "app") && !wants(&both, Level::Info, "hyper::client"));
         let both = joined("info,hyper=warn", "hyper=trace");
         assert!(!wants(&both, Level::Debug, "app") && wants(&both, Level::Trace, "hyper::client"));
+    }
+
+    #[test]
+    fn a_pattern_is_a_regular_expression() {
+        let filter = Builder::new().try_parse("info/record [12] ").expect("a pattern").build();
+        let wants = |message: &str| {
+            let entry = loss::entry(message, 0);
+            entry.is_wanted_by(&filter)
+        };
+        assert!(wants("record 1 of many") && !wants("record 3 of many") && !wants("record [12] "));
+        check("info/record [12").expect_err("it has no end");
     }
 
     #[test]
