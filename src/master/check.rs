@@ -42,8 +42,8 @@ pub(crate) fn check(identity: Identity, file: Option<&Path>, overrides: &Overrid
     }
     let manifest = verdict?;
     let risk = program::path().ok().and_then(|program| program::risk(&program));
-    let risk = risk.map_or_else(String::new, |risk| format!("\nwarning: {risk}"));
-    Ok(summary(&settings, manifest.as_ref()) + &risk)
+    let odd: String = risk.into_iter().chain(overrides.odd()).map(|odd| format!("\nwarning: {odd}")).collect();
+    Ok(summary(&settings, manifest.as_ref()) + &odd)
 }
 
 fn summary(settings: &Settings, manifest: Option<&Manifest>) -> String {

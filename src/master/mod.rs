@@ -113,6 +113,10 @@ pub(crate) struct Launch {
 /// Runs until it is told to stop.
 pub(crate) fn serve(launch: Launch, settings: Settings) -> Result<(), Error> {
     let identity = launch.identity;
+    if let Some(odd) = launch.overrides.odd() {
+        // In the log it might be nowhere.
+        let _ = writeln!(std::io::stderr(), "{}: warning: {odd}", identity.name);
+    }
     let mut master = Master::open(launch, settings)?;
     let outcome = master.run();
     master.listeners.shut();

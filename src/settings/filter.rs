@@ -9,13 +9,16 @@ const LEN_MAX: usize = 4096;
 /// What would end a target's name within a filter.
 const ENDS: [char; 4] = [',', '=', '/', ' '];
 
-/// Whether it can be read.
+/// Whether it can be read. A word alone that is no level is a slip, and not the name of a target of which everything is
+/// wanted and nothing else.
 pub(super) fn check(text: &str) -> Result<(), String> {
+    if is_one_word(text) {
+        return level(text).map(drop);
+    }
     Builder::new().try_parse(text).map(drop).map_err(|error| error.to_string())
 }
 
-/// The same for one that a command says: a word that is no level is a slip there, and not the name of a target
-/// of which everything is wanted.
+/// The same for one that a command says.
 pub(crate) fn check_typed(text: &str) -> Result<(), String> {
     if text.len() > LEN_MAX {
         return Err(format!("a filter of {} bytes: the longest has {LEN_MAX}", text.len()));
@@ -23,10 +26,16 @@ pub(crate) fn check_typed(text: &str) -> Result<(), String> {
     if text.trim().is_empty() {
         return Err("an empty filter".to_owned());
     }
-    if !text.contains(['=', ',', '/']) {
-        return level(text).map(drop);
-    }
     check(text)
+}
+
+/// For `RUST_LOG`, where env_logger takes a word alone for a target: what it takes it for, if that is no level.
+pub(super) fn of_lone_target(text: &str) -> Option<String> {
+    (is_one_word(text) && level(text).is_err()).then(|| format!("{}=trace", text.trim()))
+}
+
+fn is_one_word(text: &str) -> bool {
+    !text.trim().is_empty() && !text.contains(['=', ',', '/'])
 }
 
 /// This level of this target, and of all whose names begin with its.
@@ -52,7 +61,10 @@ pub(crate) fn joined(filter: &str, added: &str) -> String {
 
 fn level(text: &str) -> Result<LevelFilter, String> {
     let level = text.trim().parse();
-    level.map_err(|_| format!("{text:?} is no level: there are error, warn, info, debug, trace and off"))
+    level.map_err(|_| {
+        let word = text.trim();
+        format!("{text:?} is no level: there are error, warn, info, debug, trace and off; of a target alone, `{word}=trace`")
+    })
 }
 
 #[cfg(test)]
@@ -104,6 +116,11 @@ mod tests {
         let long = "a=debug,".repeat(600);
         for wrong in ["", " ", "debgu", "hyper=loud", "a=b=c", "info/a/b", &long] {
             check_typed(wrong).expect_err(wrong);
+        }
+        check("infoo").expect_err("no level");
+        assert_eq!(of_lone_target("hyper").as_deref(), Some("hyper=trace"));
+        for other in ["", "info", "hyper=debug", "info,hyper"] {
+            assert_eq!(of_lone_target(other), None, "{other}");
         }
         assert_eq!(of_target("DEBUG", "hyper::client").as_deref(), Ok("hyper::client=debug"));
         for (level, target) in [("debug", ""), ("debug", "a,b"), ("debug", "a=b"), ("debug", "a b"), ("a=debug", "b")] {

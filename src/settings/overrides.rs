@@ -5,8 +5,11 @@ use std::path::PathBuf;
 
 use super::key::{Given, variable};
 use super::table::{KEYS, LOG_LEVEL};
-use super::{Settings, key};
+use super::{Settings, filter, key};
 use crate::error::mistakes::Mistakes;
+
+/// What env_logger reads, too.
+const RUST_LOG: &str = "RUST_LOG";
 
 /// Values by key, each with where it was said, the stronger after the weaker.
 #[derive(Clone, Debug, Default)]
@@ -43,7 +46,7 @@ impl Overrides {
     fn of_variables(program: &str, get: impl Fn(&str) -> Option<OsString>, mistakes: &mut Mistakes) -> Self {
         let mut all = Self::default();
         for key in KEYS {
-            let also = (key.name == LOG_LEVEL).then(|| "RUST_LOG".to_owned());
+            let also = (key.name == LOG_LEVEL).then(|| RUST_LOG.to_owned());
             for place in also.into_iter().chain([key.variable(program)]) {
                 let Some(value) = get(&place).filter(|value| !value.is_empty()) else { continue };
                 match value.into_string() {
@@ -69,10 +72,18 @@ impl Overrides {
 
     pub(super) fn apply(&self, settings: &mut Settings, mistakes: &mut Mistakes) {
         for Said { key, place, value } in &self.said {
-            if let Err(why) = (key.set)(settings, &Given::Said(value)) {
+            let meant = (place == RUST_LOG).then(|| filter::of_lone_target(value)).flatten();
+            if let Err(why) = (key.set)(settings, &Given::Said(meant.as_ref().unwrap_or(value))) {
                 mistakes.add(place.as_str(), why);
             }
         }
+    }
+
+    /// What is allowed and hardly meant.
+    pub(crate) fn odd(&self) -> Option<String> {
+        let Said { place, value, .. } = self.said.iter().rev().find(|said| said.key.name == LOG_LEVEL)?;
+        let meant = (place == RUST_LOG).then(|| filter::of_lone_target(value)).flatten()?;
+        Some(format!("RUST_LOG: `{value}` is no level: it is read as `{meant}`, and nothing else is logged"))
     }
 }
 
@@ -107,6 +118,22 @@ mod tests {
         assert!(mistakes.is_empty(), "{mistakes}");
         assert_eq!((settings.workers, settings.listen.len(), settings.log_level.as_str()), (3, 2, "debug"));
         assert_eq!((settings.timeouts.drain.as_millis(), settings.user), (500, None));
+    }
+
+    /// As env_logger reads it, but not without a word.
+    #[test]
+    fn a_word_that_is_no_level_is_a_target_for_rust_log_alone() {
+        let said = |name: &'static str, value: &'static str| {
+            let (mut mistakes, mut settings) = (Mistakes::default(), Settings::new());
+            let get = |asked: &str| (asked == name).then(|| value.into());
+            let all = Overrides::of_variables("x", get, &mut mistakes);
+            all.apply(&mut settings, &mut mistakes);
+            (settings.log_level, all.odd().is_some(), mistakes.is_empty())
+        };
+        assert_eq!(said("RUST_LOG", "hyper"), ("hyper=trace".to_owned(), true, true));
+        assert_eq!(said("RUST_LOG", "warn"), ("warn".to_owned(), false, true));
+        assert_eq!(said("RUST_LOG", "info/[").2, false);
+        assert_eq!(said("X_LOG_LEVEL", "infoo").2, false);
     }
 
     #[test]

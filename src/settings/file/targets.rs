@@ -206,6 +206,8 @@ mod tests {
             ("kind = 3", 2, "`log.target.kind`: a string is wanted, this is a whole number"),
             ("kind = \"console\"\nkeeps = 3", 3, "[[log.target]]: there is no key `keeps`: did you mean `keep`?"),
             ("kind = \"console\"\nlevel = \"a=b=c\"", 3, "`log.target.level`"),
+            ("kind = \"console\"\nlevel = \"infoo\"", 3, "`log.target.level`: \"infoo\" is no level"),
+            ("kind = \"console\"\nlevel = \"info/[\"", 3, "`log.target.level`"),
             ("kind = \"console\"\nformat = \"common\"", 3, "`log.target.format`: \"text\" or \"json\" is wanted"),
             (
                 "kind = \"console\"\nsize = 1",
