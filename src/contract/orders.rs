@@ -301,6 +301,8 @@ pub(crate) enum LogReport {
     Switched { ticket: u64 },
     /// It has compressed a file, or could not.
     Compressed { id: u64, error: Option<String> },
+    /// This file is as large as it is to be.
+    Large { target: u64 },
     /// A target takes nothing, for this reason; `None`: it does again.
     Trouble { target: u64, reason: Option<String> },
 }

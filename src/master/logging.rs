@@ -282,6 +282,12 @@ impl Master {
                 self.log.targets.files.compressed(id, error.map_or(Ok(()), Err));
                 self.compress_what_waits();
             }
+            LogReport::Large { target } => {
+                let wall = SystemTime::now();
+                if self.log.targets.files.due(wall).contains(&target) {
+                    self.rotate_log(target, wall);
+                }
+            }
             LogReport::Trouble { target, reason } => self.target_is_in_trouble(target, reason),
         }
         Event::Tick
@@ -392,17 +398,21 @@ impl Master {
         }
         let wall = SystemTime::now();
         for number in self.log.targets.files.due(wall) {
-            match self.log.targets.files.rotate(number, wall) {
-                Ok(rotated) => {
-                    if let Some(place) = &rotated.moved_to {
-                        log::info!(target: "forebay", "the log's file was rotated: it is {} now", place.display());
-                    }
-                    self.switch(number, rotated.descriptor.as_fd());
+            self.rotate_log(number, wall);
+        }
+    }
+
+    fn rotate_log(&mut self, number: u64, now: SystemTime) {
+        match self.log.targets.files.rotate(number, now) {
+            Ok(rotated) => {
+                if let Some(place) = &rotated.moved_to {
+                    log::info!(target: "forebay", "the log's file was rotated: it is {} now", place.display());
                 }
-                Err(error) => {
-                    let name = self.log.name(number);
-                    log::error!(target: "forebay", "cannot rotate the log's file {name}: {}", Chain(&error));
-                }
+                self.switch(number, rotated.descriptor.as_fd());
+            }
+            Err(error) => {
+                let name = self.log.name(number);
+                log::error!(target: "forebay", "cannot rotate the log's file {name}: {}", Chain(&error));
             }
         }
     }

@@ -172,6 +172,9 @@ impl Lines {
         let mut changes = Vec::new();
         for outlet in &mut self.outlets {
             changes.extend(outlet.write(&mut self.ledger).map(|change| (outlet.number, change)));
+            if outlet.has_become_large() {
+                self.reports.push(LogReport::Large { target: outlet.number });
+            }
             if let Some(file) = outlet.due_for_sync(now) {
                 side.sync(outlet.number, file);
             }

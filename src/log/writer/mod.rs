@@ -215,7 +215,8 @@ impl Writer {
         self.peers.read(&mut self.lines);
         self.lines.write(&self.side);
         let mut rounds = 0;
-        while rounds < ROUNDS_MAX && self.rings.read(&mut self.lines) {
+        // What the master is to know it is told at the end of the turn: a file that is too large may grow meanwhile.
+        while rounds < ROUNDS_MAX && self.lines.reports.is_empty() && self.rings.read(&mut self.lines) {
             rounds += 1;
             self.lines.write(&self.side);
         }

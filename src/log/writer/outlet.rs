@@ -48,6 +48,10 @@ pub(super) struct Outlet {
     counts: Counts,
     /// Whether it was said that it takes nothing.
     is_troubled: bool,
+    /// A file that is as large is rotated by the master.
+    size_max: Option<u64>,
+    /// Whether that was said of the file that it is.
+    is_said_large: bool,
 }
 
 enum Way {
@@ -105,6 +109,8 @@ impl Outlet {
             sync: Sync { when: fsync(target), is_due: false, last: Instant::now() },
             counts: Counts::read(*slot, ledger),
             is_troubled: false,
+            size_max: size_max(target),
+            is_said_large: false,
         };
         outlet.count_what_waits(ledger);
         Ok(outlet)
@@ -235,6 +241,14 @@ impl Outlet {
         }
     }
 
+    /// Whether its file has become as large as it is to be; said once of each.
+    pub(super) fn has_become_large(&mut self) -> bool {
+        let (Way::Stream(stream), Some(size)) = (&self.sink, self.size_max) else { return false };
+        let is_large = stream.len(&self.pending).is_some_and(|len| len >= size);
+        let was_said = std::mem::replace(&mut self.is_said_large, is_large);
+        is_large && !was_said
+    }
+
     /// It gets nothing more; how many records it has not got, where no line there tells of them.
     pub(super) fn give_up(&mut self, ledger: &Ledger) -> u64 {
         let Counts { waiting, lost, told, .. } = self.counts;
@@ -248,6 +262,7 @@ impl Outlet {
     /// Writes to this file from now on; what still waits goes there if the old one does not take it.
     pub(super) fn switch(&mut self, file: File, ledger: &mut Ledger) {
         if let Way::Stream(stream) = &mut self.sink {
+            self.is_said_large = false;
             let _ = stream.write(&mut self.pending, ledger);
             stream.switch(file, &self.pending, ledger);
         }
@@ -315,6 +330,13 @@ fn fsync(target: &Target) -> Fsync {
     match &target.sink {
         Sink::File(file) => file.fsync,
         Sink::Console | Sink::Syslog(_) | Sink::Journald(_) => Fsync::Never,
+    }
+}
+
+fn size_max(target: &Target) -> Option<u64> {
+    match &target.sink {
+        Sink::File(file) => file.size,
+        Sink::Console | Sink::Syslog(_) | Sink::Journald(_) => None,
     }
 }
 

@@ -146,6 +146,11 @@ impl Stream {
         self.origin.is_some() && self.recent.back().is_some_and(|(since, _)| since.elapsed() <= RECENT)
     }
 
+    /// How long the file is, if it is a regular one, as far as it is written from here.
+    pub(super) fn len(&self, pending: &Pending) -> Option<u64> {
+        self.origin.map(|origin| (origin + pending.positions().0.cast_signed()).max(0).cast_unsigned())
+    }
+
     /// The length and the number of a regular file.
     fn regular(&self) -> Option<(i64, u64)> {
         let found = fstat(&self.output).ok()?;

@@ -7,10 +7,12 @@ use std::process::Command;
 use super::book::Book;
 use super::writers::Writers;
 use super::{Site, Way, over_both_ways};
+use crate::client::get;
 
 over_both_ways! {
     files_rotated_by_size_under_load_hold_every_line,
     only_so_many_rotated_files_are_kept,
+    a_file_is_hardly_longer_than_its_size_under_load,
 }
 
 /// The rotated files, the oldest first: their names say when they were rotated.
@@ -39,7 +41,7 @@ fn content(path: &Path) -> Vec<u8> {
 
 fn files_rotated_by_size_under_load_hold_every_line(way: Way) {
     let site = Site::new(way);
-    let server = site.server("size = \"16K\"\nkeep = 100\ncompress = true", "").workers(2).start();
+    let server = site.server("size = \"16K\"\nkeep = 10000\ncompress = true", "").workers(2).start();
     let writers = Writers::start(server.address(), 4, 10);
     server.wait_for("four rotated files", || {
         (rotated(&site).iter().filter(|path| is_compressed(path)).count() >= 4).then_some(())
@@ -52,6 +54,23 @@ fn files_rotated_by_size_under_load_hold_every_line(way: Way) {
     let mut all: Vec<u8> = rotated(&site).iter().flat_map(|path| content(path)).collect();
     all.extend(fs::read(site.path("log.json")).expect("read"));
     Book::of(&all).assert_complete(&logged);
+}
+
+/// It is not waited for until files are looked at the next time, a second later.
+fn a_file_is_hardly_longer_than_its_size_under_load(way: Way) {
+    let site = Site::new(way);
+    let server = site.server("size = \"256K\"\nkeep = 10000", "").workers(1).start();
+    let mut written = 0;
+    server.wait_for("several MiB", || {
+        assert_eq!(get(server.address(), "/flood/300").expect("an answer").status, 200);
+        written = rotated(&site).iter().map(|path| path.metadata().map_or(0, |found| found.len())).sum();
+        (written > 4 << 20).then_some(())
+    });
+    let longest = rotated(&site).iter().filter_map(|path| path.metadata().ok()).map(|found| found.len()).max();
+    let longest = longest.expect("a rotated file");
+    println!("{written} bytes, {longest} in the longest");
+    assert!(longest < 2 << 20, "{longest}");
+    let _ = site.stop(server);
 }
 
 fn only_so_many_rotated_files_are_kept(way: Way) {
