@@ -12,11 +12,11 @@ use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 
-use super::Identity;
 use super::program::{self, Load};
+use super::{Identity, targets};
 use crate::contract::ids::Generation;
 use crate::contract::orders::{Manifest, ORDER_LEN_MAX, ZygoteOrder, ZygoteReport};
-use crate::error::{Context, Error, Exit};
+use crate::error::{Chain, Context, Error, Exit};
 use crate::ipc::frame::{self, Decoder};
 use crate::settings::{Overrides, Settings, count_of_workers};
 use crate::sys::{memory, passing};
@@ -41,9 +41,18 @@ pub(crate) fn check(identity: Identity, file: Option<&Path>, overrides: &Overrid
         });
     }
     let manifest = verdict?;
+    look_at_the_log(&settings)?;
     let risk = program::path().ok().and_then(|program| program::risk(&program));
     let odd: String = risk.into_iter().chain(overrides.odd()).map(|odd| format!("\nwarning: {odd}")).collect();
     Ok(summary(&settings, manifest.as_ref()) + &odd)
+}
+
+/// All that is wrong with its files, as the first of them would end a start.
+fn look_at_the_log(settings: &Settings) -> Result<(), Error> {
+    let wrong = targets::look(settings);
+    let Some(exit) = wrong.first().map(|first| first.exit) else { return Ok(()) };
+    let lines: Vec<String> = wrong.iter().map(|error| Chain(error).to_string()).collect();
+    Err(Error::new(exit, lines.join("\n")))
 }
 
 fn summary(settings: &Settings, manifest: Option<&Manifest>) -> String {

@@ -1,5 +1,6 @@
 //! What a file is, whatever it is called: its device and its number there.
 
+use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -21,4 +22,10 @@ impl FileIdentity {
 /// Whether two paths lead to one file, or to one directory.
 pub(super) fn is_one(one: &Path, other: &Path) -> bool {
     FileIdentity::at(one).is_some_and(|identity| FileIdentity::at(other) == Some(identity))
+}
+
+/// Where a file is or would be, whatever its directory is called.
+pub(super) fn place(path: &Path) -> Option<(FileIdentity, &OsStr)> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Some((FileIdentity::at(directory)?, path.file_name()?))
 }

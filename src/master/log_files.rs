@@ -93,6 +93,17 @@ impl LogFiles {
         Ok(())
     }
 
+    /// What [`LogFiles::add`] would refuse, as far as can be seen; makes nothing.
+    pub(super) fn look(sink: &FileSink) -> Result<(), Error> {
+        open::look(&sink.path)
+    }
+
+    /// Which file it is.
+    pub(super) fn identity(&self, number: u64) -> Option<FileIdentity> {
+        let file = self.files.get(&number)?;
+        file.file.metadata().ok().as_ref().map(FileIdentity::of)
+    }
+
     /// Forgets a file. What of it is being compressed is brought to its end.
     pub(super) fn remove(&mut self, number: u64) {
         self.files.remove(&number);

@@ -2,13 +2,16 @@
 //!
 //! A target that two configurations have alike is one, and keeps what it has still to write.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::file_identity::{FileIdentity, place};
 use super::log_files::LogFiles;
 use crate::contract::orders::TargetGiven;
-use crate::error::{Context, Error};
+use crate::error::{Context, Error, Exit};
 use crate::log::writer::ledger::{Ledger, OfTarget, Place, TARGETS_MAX};
 use crate::log::writer::pending;
 use crate::settings::log::{Sink, Target};
@@ -50,15 +53,29 @@ impl Targets {
         let wanted = wanted.chain(settings.access.iter().map(|target| (target, true)));
         let mut chosen = Chosen::default();
         for (target, is_access) in wanted {
-            match self.held(target, is_access, &chosen).and_then(|held| self.opened(held, service)) {
-                Ok(held) => chosen.targets.push(held),
-                Err(error) => {
-                    self.give_up(&chosen);
-                    return Err(error);
-                }
+            let held = self.held(target, is_access, &chosen).and_then(|held| {
+                let opened = self.opened(&held, service);
+                // Also if it was not: then there is nothing to be given up of it.
+                chosen.targets.push(held);
+                opened
+            });
+            if let Err(error) = held.and_then(|()| self.are_others(&chosen)) {
+                self.give_up(&chosen);
+                return Err(error);
             }
         }
         Ok(chosen)
+    }
+
+    /// Whether the last of them is no file that another one of them is, by whatever name.
+    fn are_others(&self, chosen: &Chosen) -> Result<(), Error> {
+        let Some((last, others)) = chosen.targets.split_last() else { return Ok(()) };
+        let identity = |held: &Held| self.files.identity(held.given.number);
+        let Some(its) = identity(last) else { return Ok(()) };
+        match others.iter().find(|other| identity(other) == Some(its)) {
+            Some(other) => Err(one_file(&other.name(), &last.name())),
+            None => Ok(()),
+        }
     }
 
     fn held(&mut self, target: &Target, is_access: bool, chosen: &Chosen) -> Result<Held, Error> {
@@ -78,13 +95,13 @@ impl Targets {
         Ok(Held { given, memory: HeldBytes::make("log target", pending::LEN).or_refused(cannot)? })
     }
 
-    fn opened(&mut self, held: Held, service: Service) -> Result<Held, Error> {
-        if let Sink::File(file) = &held.given.target.sink
-            && self.files.path(held.given.number).is_none()
-        {
-            self.files.add(held.given.number, file, service)?;
+    fn opened(&mut self, held: &Held, service: Service) -> Result<(), Error> {
+        match &held.given.target.sink {
+            Sink::File(file) if self.files.path(held.given.number).is_none() => {
+                self.files.add(held.given.number, file, service)
+            }
+            Sink::File(_) | Sink::Console | Sink::Syslog(_) | Sink::Journald(_) => Ok(()),
         }
-        Ok(held)
     }
 
     /// These are not wanted after all.
@@ -169,6 +186,26 @@ impl Held {
     pub(super) fn name(&self) -> String {
         self.given.target.name()
     }
+}
+
+/// What of the files that these settings want a start would refuse, as far as can be seen; makes nothing.
+pub(super) fn look(settings: &Settings) -> Vec<Error> {
+    let mut seen: Vec<(&Path, (FileIdentity, &OsStr))> = Vec::new();
+    let mut wrong = Vec::new();
+    for target in settings.targets.iter().chain(&settings.access) {
+        let Sink::File(file) = &target.sink else { continue };
+        wrong.extend(LogFiles::look(file).err());
+        let Some(place) = place(&file.path) else { continue };
+        match seen.iter().find(|(_, other)| *other == place) {
+            Some((other, _)) => wrong.push(one_file(&other.display().to_string(), &target.name())),
+            None => seen.push((&file.path, place)),
+        }
+    }
+    wrong
+}
+
+fn one_file(one: &str, other: &str) -> Error {
+    Error::new(Exit::Config, format!("two targets of the log are one file: {one} and {other}: keep one"))
 }
 
 /// What the log helper has last said of a target, if it has begun with it.

@@ -8,8 +8,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
-use nix::unistd::geteuid;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
+use nix::unistd::{AccessFlags, faccessat, geteuid};
 
 use crate::error::{Context, Error, Exit};
 use crate::settings::{Service, is_safe_way};
@@ -31,12 +31,9 @@ pub(super) struct Opened {
 ///
 /// What it leads to never blocks a write: `O_NONBLOCK` stays, which regular files know nothing of.
 pub(super) fn open(path: &Path, service: Service) -> Result<Opened, Error> {
-    let cannot = || format!("cannot open the log file {}", path.display());
+    let cannot = || cannot_open(path);
     let refuse = |why: String| Error::new(Exit::Refused, format!("{}: {why}", cannot()));
-    is_safe_way(path).map_err(|error| {
-        let what = format!("{}: name a file in a directory that only root may write", cannot());
-        Error::because(Exit::NoPermission, what, error)
-    })?;
+    is_on_a_safe_way(path)?;
     for _ in 0..ATTEMPTS_MAX {
         // What is there first: O_CREAT would make the kernel refuse others' files in sticky directories (proc(5),
         // protected_regular) before we can say why.
@@ -56,13 +53,60 @@ pub(super) fn open(path: &Path, service: Service) -> Result<Opened, Error> {
             Ok(file) => return Ok(Opened { file, is_regular: true }),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                let directory = directory_of(path).display();
-                return Err(refuse(format!("there is no directory {directory}: make it, or name another file")));
+                return Err(refuse(no_directory(directory_of(path))));
             }
             Err(error) => return Err(error).or_refused(cannot),
         }
     }
     Err(refuse("it comes and goes".to_owned()))
+}
+
+/// Whether [`open`] would do it, as far as can be seen without making anything: for `check`.
+pub(super) fn look(path: &Path) -> Result<(), Error> {
+    is_on_a_safe_way(path)?;
+    let refuse = |why: String| Error::new(Exit::Refused, format!("{}: {why}", cannot_open(path)));
+    let found = match fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let directory = directory_of(path);
+            if !directory.is_dir() {
+                return Err(refuse(no_directory(directory)));
+            }
+            return may(directory, AccessFlags::W_OK | AccessFlags::X_OK).or_refused(|| cannot_open(path));
+        }
+        Err(error) => return Err(error).or_refused(|| cannot_open(path)),
+    };
+    let kind = found.file_type();
+    let obstacle = [
+        (kind.is_symlink(), Errno::ELOOP),
+        (kind.is_dir(), Errno::EISDIR),
+        (kind.is_fifo() || kind.is_socket(), Errno::ENXIO),
+    ];
+    if let Some(why) = obstacle.into_iter().find_map(|(is_there, errno)| is_there.then(|| explained(&errno.into()))?) {
+        return Err(refuse(why.to_owned()));
+    }
+    is_sound(path, &found).map_err(refuse)?;
+    may(path, AccessFlags::W_OK).or_refused(|| cannot_open(path))
+}
+
+/// With the rights that count when it is opened.
+fn may(path: &Path, access: AccessFlags) -> io::Result<()> {
+    Ok(faccessat(AT_FDCWD, path, access, AtFlags::AT_EACCESS)?)
+}
+
+fn cannot_open(path: &Path) -> String {
+    format!("cannot open the log file {}", path.display())
+}
+
+fn no_directory(directory: &Path) -> String {
+    format!("there is no directory {}: make it, or name another file", directory.display())
+}
+
+fn is_on_a_safe_way(path: &Path) -> Result<(), Error> {
+    is_safe_way(path).map_err(|error| {
+        let what = format!("{}: name a file in a directory that only root may write", cannot_open(path));
+        Error::because(Exit::NoPermission, what, error)
+    })
 }
 
 /// Makes a file where nothing is.
