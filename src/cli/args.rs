@@ -161,8 +161,8 @@ struct LogWords {
     /// Open the log's files anew, and return when they are written to
     #[arg(long, conflicts_with_all = ["follow", "level", "target"])]
     reopen: bool,
-    /// Print a JSON object for each record
-    #[arg(long, requires = "follow")]
+    /// With --follow print a JSON object for each record, else one of how the log is doing
+    #[arg(long, conflicts_with = "reopen")]
     json: bool,
     /// End after so many records
     #[arg(long, value_name = "N", requires = "follow")]
@@ -217,7 +217,7 @@ pub(crate) enum Command {
 /// What `log` does.
 #[derive(Debug)]
 pub(crate) enum LogCommand {
-    Show,
+    Show { json: bool },
     Follow { filter: String, json: bool, count: Option<u64> },
     Level { filter: String, lasting: Duration },
     Reset,
@@ -270,6 +270,9 @@ impl LogWords {
         if reopen {
             return Ok(LogCommand::Reopen);
         }
+        if json && !follow && level.is_some() {
+            return Err("--json goes with --follow, or alone".to_owned());
+        }
         if level.as_deref() == Some(RESET) && !follow {
             let alone = target.is_none() && lasting.is_none();
             return alone.then_some(LogCommand::Reset).ok_or_else(|| format!("--level {RESET} stands alone"));
@@ -280,7 +283,7 @@ impl LogWords {
             (None, Some(_)) => return Err("--target goes with --level or --follow".to_owned()),
             (Some(level), None) => filter::check_typed(&level).map(|()| level)?,
             (None, None) if follow => "trace".to_owned(),
-            (None, None) => return Ok(LogCommand::Show),
+            (None, None) => return Ok(LogCommand::Show { json }),
         };
         Ok(if follow {
             LogCommand::Follow { filter, json, count }
@@ -355,7 +358,9 @@ mod tests {
             "thermostats log --level debug --for 60s --follow",
             "thermostats log --level reset --for 60s",
             "thermostats log --reopen --follow",
-            "thermostats log --json",
+            "thermostats log --json --level debug",
+            "thermostats log --json --level reset",
+            "thermostats log --json --reopen",
             "thermostats log --count 3",
         ] {
             assert_eq!(parse_line(line).err(), Some(Exit::Usage), "{line}");
@@ -366,7 +371,8 @@ mod tests {
     #[test]
     fn the_words_of_log_say_what_it_does() {
         let table = [
-            ("", "Show"),
+            ("", "Show { json: false }"),
+            ("--json", "Show { json: true }"),
             ("--reopen", "Reopen"),
             ("--level reset", "Reset"),
             ("--level debug", "Level { filter: \"debug\", lasting: 60s }"),

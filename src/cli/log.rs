@@ -26,10 +26,14 @@ const REOPEN_LIMIT: Duration = Duration::from_secs(60);
 pub(crate) fn log(program: &str, whom: &Whom, command: LogCommand) -> Result<(), Error> {
     let run_dir = run_dir(program, whom)?;
     match command {
-        LogCommand::Show => {
+        LogCommand::Show { json } => {
             let status: Status = Client::connect(&run_dir)?.call(STATUS, &Nothing {})?;
             let log = status.log.ok_or_else(|| Error::new(Exit::Failed, "the daemon says nothing of its log"))?;
-            print(&format!("{}\n", table::of_log(&log)))
+            if !json {
+                return print(&format!("{}\n", table::of_log(&log)));
+            }
+            let text = serde_json::to_string(&log);
+            show(&(text.map_err(|error| Error::because(Exit::Bug, "cannot write JSON", error))? + "\n")).map(drop)
         }
         LogCommand::Follow { filter, json, count } => {
             let look = if json { Look::Json } else { Look::text_on(&io::stdout()) };

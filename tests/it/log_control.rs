@@ -136,6 +136,14 @@ fn a_command_adds_to_what_beats_the_file() {
 }
 
 #[test]
+fn how_the_log_is_doing_is_an_object_for_scripts() {
+    let server = Server::of(example("fixture")).workers(1).start();
+    let log: Value = serde_json::from_str(&done(&server, &["log", "--json"])).expect("an object");
+    assert_eq!((&log["transport"], &log["targets"][0]["kind"]), (&json!("ring"), &json!("console")), "{log}");
+    server.stop();
+}
+
+#[test]
 fn what_is_wrong_is_told() {
     let server = Server::of(example("fixture")).workers(1).start();
     for words in [
