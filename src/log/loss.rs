@@ -3,7 +3,7 @@
 use log::Level;
 
 use super::record::{Entry, Fields, Value, add_field};
-use super::ring::LEVELS;
+use super::ring::{COUNT_END, LEVELS};
 
 /// The target of these lines, and of all others of this library's own.
 pub(crate) const OWN_TARGET: &str = "forebay";
@@ -37,7 +37,8 @@ pub(crate) fn told(entry: &Entry<'_>) -> Option<[u64; LEVELS]> {
     if entry.target != OWN_TARGET || entry.fields.is_empty() {
         return None;
     }
-    let count = |name: &str| entry.fields.get(name)?.parse().ok();
+    // What cannot be is not told.
+    let count = |name: &str| entry.fields.get(name)?.parse().ok().filter(|&count: &u64| count < COUNT_END);
     let lost = FIELD_NAMES.map(|name| count(name).unwrap_or(0));
     (lost != [0; LEVELS]).then_some(lost)
 }
@@ -79,5 +80,8 @@ mod tests {
         let entry = Entry { fields: Fields::read(&encoded).expect("ours"), ..entry("x", 0) };
         assert_eq!(told(&entry), Some(lost));
         assert_eq!(told(&Entry { target: "app", ..entry }), None);
+        let encoded = fields([0, u64::MAX, 5, 0, 0]);
+        let entry = Entry { fields: Fields::read(&encoded).expect("ours"), ..entry };
+        assert_eq!(told(&entry), Some([0, 0, 5, 0, 0]), "nobody counts so far");
     }
 }

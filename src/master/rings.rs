@@ -122,8 +122,8 @@ impl Rings {
             return Some(format!("the log helper gives up the ring {number}, which is in use"));
         }
         let held = self.held.remove(&number)?;
-        let sums = held.sums(taken);
-        self.past.add(sums);
+        let sums = held.sums_said(taken);
+        self.past.add(held.sums(taken));
         // One that was killed while it logged has counted a record that it did not publish.
         let may_miss = i128::from(held.ended == Some(true));
         let adds_up = (0..=may_miss).contains(&sums.missing());
@@ -171,7 +171,16 @@ impl Rings {
 }
 
 impl Held {
+    /// What of its counts can be; of others none are believed.
     fn sums(&self, taken: u64) -> Sums {
+        match self.ring.counts() {
+            counts if counts.can_be(taken) => Sums { produced: counts.produced, refused: counts.refused, taken },
+            _ => Sums { produced: taken, refused: [0; LEVELS], taken },
+        }
+    }
+
+    /// As they stand there.
+    fn sums_said(&self, taken: u64) -> Sums {
         let counts = self.ring.counts();
         Sums { produced: counts.produced, refused: counts.refused, taken }
     }
@@ -210,5 +219,6 @@ mod tests {
         rings.end(Birth(4), false);
         let odd = rings.taken(RingEnd { number: given.number, taken: 1 }).expect("one too many");
         assert!(odd.starts_with("the log of worker 0 generation 1 does not add up: 0 records, 1 taken"), "{odd}");
+        assert_eq!(rings.sums(), Sums { produced: 6, refused: [0; LEVELS], taken: 5 }, "one of the first was missing");
     }
 }

@@ -26,7 +26,7 @@ mod producer;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use log::Level;
 
@@ -49,6 +49,9 @@ const WAKE_AT: usize = 24;
 
 /// The layout that this release writes and reads.
 pub(crate) const VERSION: u32 = 1;
+
+/// Nobody counts so far: at a record a nanosecond it takes two years.
+pub(crate) const COUNT_END: u64 = 1 << 56;
 
 /// Levels, of which refusals are counted.
 pub(crate) const LEVELS: usize = 5;
@@ -77,6 +80,15 @@ pub(crate) struct Counts {
     pub(crate) produced: u64,
     pub(crate) refused: [u64; LEVELS],
     pub(crate) wakes: u64,
+}
+
+impl Counts {
+    /// Whether a process can have counted so, of whose records so many were taken before: only one that writes into
+    /// its own ring counts otherwise.
+    pub(crate) fn can_be(&self, taken: u64) -> bool {
+        let refused = self.refused.iter().try_fold(taken, |sum, count| sum.checked_add(*count));
+        self.produced < COUNT_END && refused.is_some_and(|refused| refused <= self.produced)
+    }
 }
 
 impl Ring {
@@ -111,12 +123,10 @@ impl Ring {
     }
 
     pub(crate) fn counts(&self) -> Counts {
-        let count = |at: usize| self.header(at).load(Relaxed);
-        Counts {
-            produced: count(PRODUCED_AT),
-            refused: std::array::from_fn(|level| count(REFUSED_AT + level)),
-            wakes: count(WAKES_AT),
-        }
+        let count = |at: usize| self.header(at).load(Acquire);
+        // In this order: whoever counts a refusal has counted the record before.
+        let refused = std::array::from_fn(|level| count(REFUSED_AT + level));
+        Counts { refused, produced: count(PRODUCED_AT), wakes: count(WAKES_AT) }
     }
 
     fn header(&self, at: usize) -> &AtomicU64 {

@@ -4,7 +4,7 @@
 //! fits says so in its place.
 
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 
 use log::Level;
 
@@ -60,7 +60,8 @@ impl Producer {
         if !self.has_room(level, count) {
             self.refused[index(level)] += 1;
             self.is_lossy = true;
-            self.ring.header(REFUSED_AT + index(level)).store(self.refused[index(level)], Relaxed);
+            // Behind the count of all: whoever reads this one and then that finds that they fit.
+            self.ring.header(REFUSED_AT + index(level)).store(self.refused[index(level)], Release);
             return Pushed::Refused;
         }
         encoding::finish(record, self.produced, self.is_lossy);

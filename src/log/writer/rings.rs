@@ -17,7 +17,7 @@ use crate::log::encoding::{self, Decoded};
 use crate::log::logger::now_us;
 use crate::log::loss;
 use crate::log::record::Origin;
-use crate::log::ring::{Consumer, LEVELS, Ring, Taken};
+use crate::log::ring::{Consumer, Counts, LEVELS, Ring, Taken};
 
 /// A record with so many bytes of others behind it is not among the last lines of its process. To take note
 /// of every one costs as much as to write it.
@@ -256,6 +256,13 @@ impl Source {
     fn tell(&mut self, refused: [u64; LEVELS], time_us: i64, lines: &mut Lines) -> bool {
         // A hostile process may count backwards.
         let lost: [u64; LEVELS] = std::array::from_fn(|level| refused[level].saturating_sub(self.told[level]));
+        let counts = Counts { refused, ..self.consumer.counts() };
+        if self.told != refused && !counts.can_be(self.taken) {
+            self.told = refused;
+            (self.is_told, self.is_touched) = (true, true);
+            self.complain("it counts what cannot be", lines);
+            return true;
+        }
         self.is_told |= self.told != refused;
         self.is_touched |= self.is_told;
         self.told = refused;

@@ -5,6 +5,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use nix::libc::SIGKILL;
+use serde_json::Value;
 
 use super::writers::Logged;
 use super::{Site, Way, stop};
@@ -46,10 +47,14 @@ fn a_worker_that_scribbles_over_its_ring_harms_itself_alone() {
         assert_idle(log_helper);
         assert_eq!(server.helper("log"), log_helper, "it lives still");
         logged.assert_served();
+        let refused = server.status()["log"]["refused"].clone();
+        let counts = refused.as_object().expect("by level").values();
+        assert_eq!(counts.filter_map(Value::as_u64).sum::<u64>(), 0, "{what}: nobody else has refused any: {refused}");
         // What a hostile process has counted need not add up, and that is said.
         let _ = stop(server);
         let sound: BTreeMap<_, _> = logged.of.into_iter().filter(|(pid, _)| *pid != u64::from(hostile)).collect();
         let book = site.book_so_far();
+        assert_eq!(book.messages().find(|said| said.contains(" lost here")), None, "{what}: no count of its own is told");
         book.assert_complete(&Logged { of: sound, ..Logged::default() });
     }
 }
