@@ -199,8 +199,23 @@ impl Stream {
 
 /// A line that is whole, or has become too long, and what follows it.
 fn first_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    match bytes.iter().take(LINE_LEN_MAX).position(|&byte| byte == b'\n') {
+    match bytes.iter().take(LINE_LEN_MAX + 1).position(|&byte| byte == b'\n') {
         Some(end) => Some((&bytes[..end], &bytes[end + 1..])),
-        None => bytes.split_at_checked(LINE_LEN_MAX),
+        // One byte more must be there: that may be its end.
+        None => bytes.split_at_checked(LINE_LEN_MAX).filter(|(_, after)| !after.is_empty()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_broken_when_it_is_too_long_and_not_before() {
+        let (full, longer) = ([b'x'; LINE_LEN_MAX], [b'x'; LINE_LEN_MAX + 1]);
+        assert_eq!(first_line(&full), None);
+        assert_eq!(first_line(&[&full[..], b"\nab"].concat()), Some((&full[..], &b"ab"[..])));
+        assert_eq!(first_line(&longer), Some((&full[..], &b"x"[..])));
+        assert_eq!(first_line(b"a\nb\n"), Some((&b"a"[..], &b"b\n"[..])));
     }
 }
