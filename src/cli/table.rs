@@ -92,21 +92,16 @@ pub(super) fn of_log(log: &LogStatus) -> String {
     if let Some(RaisedStatus { filter, left_s }) = &log.raised {
         let _ = write!(out, ", and {filter} for {} more", duration(*left_s));
     }
-    let _ = match log.transport.as_str() {
-        "socket" => write!(out, "\nover the socket: processes that drop records say so in the log"),
-        _ => {
-            let RefusedStatus { error, warn, info, debug, trace } = log.refused;
-            let levels = [(error, "error"), (warn, "warn"), (info, "info"), (debug, "debug"), (trace, "trace")];
-            let each: Vec<String> = levels
-                .iter()
-                .filter(|(count, _)| *count > 0)
-                .map(|(count, level)| format!("{count} {level}"))
-                .collect();
-            let each = if each.is_empty() { String::new() } else { format!(" ({})", each.join(", ")) };
-            let (produced, taken, refused) = (log.produced, log.taken, log.refused.total());
-            write!(out, "\nrecords: {produced}, of which {taken} are taken and {refused} refused{each}")
-        }
-    };
+    let RefusedStatus { error, warn, info, debug, trace } = log.refused;
+    let levels = [(error, "error"), (warn, "warn"), (info, "info"), (debug, "debug"), (trace, "trace")];
+    let each: Vec<String> =
+        levels.iter().filter(|(count, _)| *count > 0).map(|(count, level)| format!("{count} {level}")).collect();
+    let each = if each.is_empty() { String::new() } else { format!(" ({})", each.join(", ")) };
+    let (produced, taken, refused) = (log.produced, log.taken, log.refused.total());
+    let _ = write!(out, "\nrecords: {produced}, of which {taken} are taken and {refused} refused{each}");
+    if log.transport == "socket" {
+        out.push_str(", as far as they have come over the socket");
+    }
     let mut rows = vec![["TARGET", "KIND", "WRITTEN", "LOST", "STATE"].map(str::to_owned)];
     for target in &log.targets {
         let kind = if target.access { format!("{}, access", target.kind) } else { target.kind.clone() };
@@ -187,6 +182,8 @@ mod tests {
             console  file  7        0     well\n\
             /a.log   file  7        3     no space";
         assert_eq!(of_log(&log), whole);
+        log.transport = "socket".to_owned();
+        assert!(of_log(&log).contains("\nrecords: 20, of which 20 are taken and 2 refused (2 debug), as far as they"));
     }
 
     #[test]
