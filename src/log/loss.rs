@@ -13,14 +13,14 @@ const LEVEL_NAMES: [&str; LEVELS] = ["error", "warn", "info", "debug", "trace"];
 /// The fields that count them, by level.
 const FIELD_NAMES: [&str; LEVELS] = ["lost_error", "lost_warn", "lost_info", "lost_debug", "lost_trace"];
 
-/// `7 records lost here: the log helper does not keep up (5 info, 2 debug)`
+/// `7 records lost here: they came faster than the log could be written (5 info, 2 debug)`
 fn message(lost: [u64; LEVELS]) -> String {
     // A hostile process may count as it likes.
     let total = lost.iter().fold(0_u64, |sum, count| sum.saturating_add(*count));
     let each = lost.iter().zip(LEVEL_NAMES).filter(|(count, _)| **count > 0);
     let each: Vec<String> = each.map(|(count, name)| format!("{count} {name}")).collect();
     let records = if total == 1 { "record" } else { "records" };
-    format!("{total} {records} lost here: the log helper does not keep up ({})", each.join(", "))
+    format!("{total} {records} lost here: they came faster than the log could be written ({})", each.join(", "))
 }
 
 /// The same for programs.
@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn a_loss_is_told_in_words_and_in_numbers() {
         let lost = [0, 0, 5, 2, 0];
-        assert_eq!(message(lost), "7 records lost here: the log helper does not keep up (5 info, 2 debug)");
+        assert_eq!(message(lost), "7 records lost here: they came faster than the log could be written (5 info, 2 debug)");
         let encoded = fields(lost);
         let entry = Entry { fields: Fields::read(&encoded).expect("ours"), ..entry("x", 0) };
         assert_eq!(told(&entry), Some(lost));
