@@ -75,7 +75,10 @@ mod tests {
     #[test]
     fn a_loss_is_told_in_words_and_in_numbers() {
         let lost = [0, 0, 5, 2, 0];
-        assert_eq!(message(lost), "7 records lost here: they came faster than the log could be written (5 info, 2 debug)");
+        assert_eq!(
+            message(lost),
+            "7 records lost here: they came faster than the log could be written (5 info, 2 debug)"
+        );
         let encoded = fields(lost);
         let entry = Entry { fields: Fields::read(&encoded).expect("ours"), ..entry("x", 0) };
         assert_eq!(told(&entry), Some(lost));

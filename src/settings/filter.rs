@@ -63,7 +63,9 @@ fn level(text: &str) -> Result<LevelFilter, String> {
     let level = text.trim().parse();
     level.map_err(|_| {
         let word = text.trim();
-        format!("{text:?} is no level: there are error, warn, info, debug, trace and off; of a target alone, `{word}=trace`")
+        format!(
+            "{text:?} is no level: there are error, warn, info, debug, trace and off; of a target alone, `{word}=trace`"
+        )
     })
 }
 

@@ -21,6 +21,9 @@ const SPARE: usize = 64 * 1024;
 /// The longest line, or message, in bytes.
 pub(super) const LINE_LEN_MAX: usize = LEN - FULL - SPARE;
 
+/// So much can be gone back: there is room for short lines still.
+const AGAIN_MAX: u64 = (LEN - SPARE) as u64;
+
 pub(super) struct Pending {
     memory: HeldBytes,
     slot: usize,
@@ -99,23 +102,17 @@ impl Pending {
         (&memory[start..start + first], &memory[..self.len() - first])
     }
 
-    /// The lines that were written from this position on, as far as they are still here: whole ones.
-    pub(super) fn written_since(&self, position: u64) -> (&[u8], &[u8]) {
-        let kept = self.end.saturating_sub(LEN as u64);
-        let (first, second) = self.written(position.max(kept));
-        if position >= kept {
-            return (first, second);
-        }
-        let cut = first.iter().chain(second).position(|&byte| byte == b'\n').map_or(0, |at| at as u64 + 1);
-        self.written(kept + cut)
+    /// Goes back to the first record that begins at this position or behind it, as far as it is still here, or on to
+    /// it: from there all is to be written, and nothing of one that was begun before. The next commit makes it so.
+    pub(super) fn go_to_a_record(&mut self, position: u64, ledger: &mut Ledger) {
+        let from = position.max(self.end.saturating_sub(AGAIN_MAX));
+        self.done = (from..self.end).find(|&at| self.is_a_beginning(at)).unwrap_or(self.end);
+        ledger.stage(Place::of_target(self.slot, OfTarget::Done), self.done);
     }
 
-    fn written(&self, position: u64) -> (&[u8], &[u8]) {
-        let from = position.min(self.done);
-        let (start, len) = (from as usize % LEN, (self.done - from) as usize);
-        let first = len.min(LEN - start);
-        let memory = self.memory.bytes();
-        (&memory[start..start + first], &memory[..len - first])
+    fn is_a_beginning(&self, position: u64) -> bool {
+        let byte = |position: u64| self.memory.bytes()[position as usize % LEN];
+        position == 0 || byte(position - 1) == b'\n' && byte(position) != b' '
     }
 
     /// So many bytes of it are written.
@@ -161,12 +158,19 @@ mod tests {
             ledger.commit();
             pending.advance(line.len(), &ledger);
         }
-        let again = |position| {
-            let (first, second) = pending.written_since(position);
+        let mut again = |position| {
+            pending.go_to_a_record(position, &mut ledger);
+            ledger.commit();
+            let (first, second) = pending.pieces();
             [first, second].concat()
         };
         assert_eq!(again(1_998_000), line.repeat(2).as_bytes());
-        assert_eq!(again(1000), line.repeat(LEN / line.len()).as_bytes(), "as many as there are whole ones");
+        assert_eq!(again(1_998_001), line.as_bytes());
+        assert_eq!(
+            again(1000),
+            line.repeat(AGAIN_MAX as usize / line.len()).as_bytes(),
+            "as many whole ones as may be"
+        );
         assert_eq!(again(2_000_000), b"");
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, IoSlice, Write};
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -109,10 +109,8 @@ impl Stream {
     /// Writes what it takes without blocking.
     pub(super) fn write(&mut self, pending: &mut Pending, ledger: &mut Ledger) -> Written {
         // It may be truncated when nothing else is to be written.
-        if (self.is_watched() || !pending.is_empty())
-            && let Err(error) = self.look_for_truncation(pending, ledger)
-        {
-            return Written::Failed(error);
+        if self.is_watched() || !pending.is_empty() {
+            self.look_for_truncation(pending, ledger);
         }
         while !pending.is_empty() {
             if !self.is_writable() {
@@ -166,20 +164,16 @@ impl Stream {
     }
 
     /// Whoever copies the file and then truncates it has missed what was written in between: that comes
-    /// once more.
-    fn look_for_truncation(&mut self, pending: &Pending, ledger: &mut Ledger) -> io::Result<()> {
-        let (Some(origin), Output::File(file)) = (self.origin, &self.output) else { return Ok(()) };
+    /// once more, in whole records, and nothing of one that was cut.
+    fn look_for_truncation(&mut self, pending: &mut Pending, ledger: &mut Ledger) {
+        let (Some(origin), Output::File(_)) = (self.origin, &self.output) else { return };
         let position = pending.positions().0;
         if self.regular().is_none_or(|(len, _)| len >= origin + position.cast_signed()) {
-            return Ok(());
+            return;
         }
         let since = self.recent.iter().find(|(until, _)| until.elapsed() <= RECENT).map_or(position, |(_, from)| *from);
-        let (first, second) = pending.written_since(since);
-        let mut file = file;
-        file.write_all(first)?;
-        file.write_all(second)?;
+        pending.go_to_a_record(since, ledger);
         self.begin(pending, ledger);
-        Ok(())
     }
 
     /// What comes now begins at this position.
@@ -197,6 +191,7 @@ impl Stream {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::io::Write;
 
     use super::*;
     use crate::log::writer::pending;
@@ -286,5 +281,18 @@ mod tests {
         kit.add(&mut pending, "third\n");
         kit.write(&mut pending, &mut stream);
         assert_eq!(kit.read("log"), "first\nsecond\nthird\n");
+    }
+
+    #[test]
+    fn what_is_left_of_a_record_that_was_cut_is_not_written() {
+        let mut kit = Kit::new();
+        let (mut pending, mut stream) = kit.start("log");
+        kit.add(&mut pending, "first\n    and more\nsecond\n");
+        // Of which the disk had room for a part, a good while ago.
+        stream.file().expect("a file").write_all(b"first\n    and").expect("write");
+        pending.advance("first\n    and".len(), &kit.ledger);
+        File::options().write(true).open(kit.directory.path().join("log")).expect("open").set_len(0).expect("truncate");
+        kit.write(&mut pending, &mut stream);
+        assert_eq!(kit.read("log"), "second\n");
     }
 }

@@ -54,7 +54,11 @@ fn a_worker_that_scribbles_over_its_ring_harms_itself_alone() {
         let _ = stop(server);
         let sound: BTreeMap<_, _> = logged.of.into_iter().filter(|(pid, _)| *pid != u64::from(hostile)).collect();
         let book = site.book_so_far();
-        assert_eq!(book.messages().find(|said| said.contains(" lost here")), None, "{what}: no count of its own is told");
+        assert_eq!(
+            book.messages().find(|said| said.contains(" lost here")),
+            None,
+            "{what}: no count of its own is told"
+        );
         book.assert_complete(&Logged { of: sound, ..Logged::default() });
     }
 }

@@ -46,8 +46,10 @@ impl Drop for Journal {
 fn the_journal_gets_each_record_with_all_its_fields(way: Way) {
     let site = Site::new(way);
     let mut journal = Journal::start(site.directory.path());
-    let target =
-        format!("[[log.target]]\nkind = \"journald\"\npath = \"{}\"\nlevel = \"chatter=trace\"\n", journal.socket.display());
+    let target = format!(
+        "[[log.target]]\nkind = \"journald\"\npath = \"{}\"\nlevel = \"chatter=trace\"\n",
+        journal.socket.display()
+    );
     let server = site.server("", &target).workers(2).start();
     server.wait_for("the receiver", || journal.socket.exists().then_some(()));
     // The last of them is more than a datagram takes.

@@ -102,7 +102,9 @@ fn free_port() -> u16 {
 }
 
 fn target(address: &str) -> String {
-    format!("[[log.target]]\nkind = \"syslog\"\naddress = \"{address}\"\nfacility = \"local3\"\nlevel = \"chatter=trace\"\n")
+    format!(
+        "[[log.target]]\nkind = \"syslog\"\naddress = \"{address}\"\nfacility = \"local3\"\nlevel = \"chatter=trace\"\n"
+    )
 }
 
 fn rsyslogd_understands_what_comes_over_its_socket(way: Way) {
