@@ -41,7 +41,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -76,6 +76,7 @@ use crate::error::{Context, Error, Exit};
 use crate::ipc::frame;
 use crate::log::logger;
 use crate::settings::{Overrides, Service, Settings, default_run_dir};
+use crate::sys::descriptors::takes_a_line;
 
 const SIGNALS: Token = Token(0);
 const CONTROL: Token = Token(1);
@@ -123,7 +124,10 @@ pub(crate) fn serve(launch: Launch, settings: Settings) -> Result<(), Error> {
     master.run_dir.leave(master.offers.all());
     logger::close_for_good(LAST_WORDS_MS);
     for odd in master.check_the_log() {
-        // A closed terminal is no reason for another end.
+        // A terminal that is closed or stopped is no reason for another end, or for none.
+        if !takes_a_line(std::io::stderr().as_fd()) {
+            break;
+        }
         let _ = writeln!(std::io::stderr(), "{}: {odd}", identity.name);
     }
     match outcome? {

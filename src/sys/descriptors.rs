@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Standard input, output and error: never closed here.
 const STANDARD: RawFd = 2;
@@ -107,6 +108,12 @@ pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: it is open, was put there by the parent for this use, and nothing else in this
     // process owns it: this runs once, first thing.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Whether a line can be written to this console, or pipe, without blocking.
+pub(crate) fn takes_a_line(console: BorrowedFd<'_>) -> bool {
+    let mut polled = [PollFd::new(console, PollFlags::POLLOUT)];
+    poll(&mut polled, PollTimeout::ZERO).is_ok_and(|count| count > 0)
 }
 
 #[cfg(test)]

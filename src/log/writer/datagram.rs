@@ -21,7 +21,7 @@ use crate::sys::passing;
 const RECONNECT: Duration = Duration::from_millis(100);
 
 /// How long a receiver may take nothing before its records fail.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A refused datagram is sent once more, over another connection.
 const ATTEMPTS_MAX: usize = 2;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::followers::Followers;
@@ -18,6 +18,7 @@ use crate::log::loss;
 use crate::log::record::{Entry, Origin};
 use crate::log::ring::LEVELS;
 use crate::settings::log::Sink;
+use crate::sys::descriptors::takes_a_line;
 
 /// How long those who print are not read while the targets take nothing: a console that is slow gets all.
 const OUTPUT_WAITS: Duration = Duration::from_millis(200);
@@ -231,6 +232,7 @@ impl Lines {
         // Where nobody else would be told.
         if let Some(reason) = &reason
             && self.outlets.iter().all(Outlet::is_troubled)
+            && takes_a_line(io::stderr().as_fd())
         {
             // Whoever does not read there is told nowhere.
             let _ = writeln!(io::stderr(), "the log cannot be written: {reason}");

@@ -214,11 +214,17 @@ impl Outlet {
 
     /// Writes what it takes now.
     pub(super) fn write(&mut self, ledger: &mut Ledger) -> Option<Change> {
-        let before = self.counts;
+        // Where there was nothing to write it is not known whether it takes anything.
+        let (before, is_idle) = (self.counts, self.pending.is_empty());
         let ended = match &mut self.sink {
             Way::Stream(stream) => match stream.write(&mut self.pending, ledger) {
-                Written::All | Written::Closed => Some(Ok(())),
+                Written::All => (!is_idle).then_some(Ok(())),
                 Written::Later => None,
+                Written::Closed(lost, error) => {
+                    self.counts.given -= lost;
+                    self.counts.lost += lost;
+                    Some(Err(error))
+                }
                 Written::Failed(error) => Some(Err(error)),
             },
             Way::Datagrams(datagrams) => {

@@ -5,17 +5,18 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, IoSlice};
+use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{SFlag, fstat};
 use nix::sys::uio::writev;
 
+use super::datagram::PATIENCE;
 use super::ledger::{Ledger, OfTarget, Place};
 use super::pending::Pending;
+use crate::sys::descriptors::takes_a_line;
 
 /// Bytes that a pipe takes without blocking once poll(2) says it is writable: PIPE_BUF, pipe(7).
 const ATOMIC_LEN: usize = 4096;
@@ -35,6 +36,8 @@ pub(super) struct Stream {
     origin: Option<i64>,
     /// From when on what was written from which position on.
     recent: VecDeque<(Instant, u64)>,
+    /// Since when it takes nothing, though it does not fail.
+    blocked_since: Option<Instant>,
 }
 
 enum Output {
@@ -58,8 +61,8 @@ pub(super) enum Written {
     All,
     /// It takes no more now.
     Later,
-    /// Nobody reads any more: all is thrown away.
-    Closed,
+    /// Nobody reads any more: so many records are thrown away.
+    Closed(u64, io::Error),
     Failed(io::Error),
 }
 
@@ -67,7 +70,7 @@ impl Stream {
     /// Goes on where the last log helper stopped, if it is the file that it wrote to.
     pub(super) fn resume(file: Option<File>, pending: &mut Pending, slot: usize, ledger: &mut Ledger) -> Self {
         let output = file.map_or_else(|| Output::Console(io::stderr()), Output::File);
-        let mut stream = Self { slot, output, origin: None, recent: VecDeque::new() };
+        let mut stream = Self { slot, output, origin: None, recent: VecDeque::new(), blocked_since: None };
         let read = |word| ledger.read(Place::of_target(slot, word));
         let (origin, inode) = (read(OfTarget::Origin).cast_signed(), read(OfTarget::Inode));
         if let Some((len, _)) = stream.regular().filter(|&(_, of)| of == inode) {
@@ -114,7 +117,7 @@ impl Stream {
         }
         while !pending.is_empty() {
             if !self.is_writable() {
-                return Written::Later;
+                return self.blocked();
             }
             let (first, second) = pending.pieces();
             let written = match &self.output {
@@ -123,15 +126,17 @@ impl Stream {
             };
             match written {
                 Ok(count) => {
+                    self.blocked_since = None;
                     self.remember(pending.positions().0);
                     pending.advance(count, ledger);
                 }
                 Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => return Written::Later,
+                Err(Errno::EAGAIN) => return self.blocked(),
                 // `| head`, a closed terminal: the service goes on.
-                Err(Errno::EPIPE | Errno::EIO | Errno::EBADF) if self.file().is_none() => {
+                Err(error @ (Errno::EPIPE | Errno::EIO | Errno::EBADF)) if self.file().is_none() => {
+                    let lost = pending.lines();
                     pending.advance(pending.len(), ledger);
-                    return Written::Closed;
+                    return Written::Closed(lost, error.into());
                 }
                 Err(error) => return Written::Failed(error.into()),
             }
@@ -158,9 +163,16 @@ impl Stream {
 
     /// A console may be a terminal that was stopped, or a pipe that nobody empties.
     fn is_writable(&self) -> bool {
-        let Output::Console(console) = &self.output else { return true };
-        let mut polled = [PollFd::new(console.as_fd(), PollFlags::POLLOUT)];
-        poll(&mut polled, PollTimeout::ZERO).is_ok_and(|count| count > 0)
+        matches!(self.output, Output::File(_)) || takes_a_line(self.output.as_fd())
+    }
+
+    /// It takes nothing now; after a while that is trouble like any other.
+    fn blocked(&mut self) -> Written {
+        let since = *self.blocked_since.get_or_insert_with(Instant::now);
+        if since.elapsed() < PATIENCE {
+            return Written::Later;
+        }
+        Written::Failed(io::Error::new(ErrorKind::TimedOut, "nobody reads there"))
     }
 
     /// Whoever copies the file and then truncates it has missed what was written in between: that comes

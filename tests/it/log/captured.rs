@@ -113,6 +113,28 @@ fn who_prints_does_not_wait_for_a_log_helper_that_is_stopped(way: Way) {
     assert_eq!(printed(&book).len(), 500_000);
 }
 
+/// As long as nothing is lost there that is no trouble. The transport does not matter.
+#[test]
+fn a_console_that_nobody_reads_is_trouble_after_a_while() {
+    let site = Site::new(Way::Ring);
+    let fifo = site.path("console");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
+    // Nothing waits for a reader who is there.
+    let console = File::options().read(true).write(true).open(&fifo).expect("open");
+    let script = format!("exec \"$@\" 2>{}", fifo.display());
+    let file = site.path("log.json");
+    let file = format!("[[log.target]]\nkind = \"file\"\nformat = \"json\"\npath = \"{}\"\n", file.display());
+    let server = site.server_at(&format!("[[log.target]]\nkind = \"console\"\n{file}")).workers(1);
+    let server = server.under(&["sh", "-c", &script, "sh"]).start();
+    let mut logged = Logged::default();
+    logged.ask(server.address(), "/number/2000");
+    let status = server.wait_until("trouble", |status| !status["log"]["targets"][0]["trouble"].is_null());
+    assert_eq!(status["log"]["targets"][0]["trouble"], "nobody reads there", "{}", status["log"]);
+    logged.ask(server.address(), "/number/10");
+    drop(console);
+    site.stop(server).assert_complete(&logged);
+}
+
 /// As long as the console is all there is, it is waited for.
 fn a_console_that_reads_slowly_gets_them_all(way: Way) {
     let site = Site::new(way);
