@@ -65,6 +65,8 @@ impl Lines {
 
     /// From now on these, each with its memory and its file.
     pub(super) fn set_targets(&mut self, targets: &[TargetGiven], descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        // Where two configurations follow each other so soon, it has its place in the ledger no longer.
+        self.part_from(|outlet, _| targets.iter().any(|given| given.slot == outlet.slot));
         self.commit();
         let mut descriptors = descriptors.into_iter();
         let mut next = || descriptors.next().ok_or_else(|| io::Error::other("descriptors of a target are missing"));
@@ -168,7 +170,7 @@ impl Lines {
     /// Commits, and writes what the targets take now.
     pub(super) fn write(&mut self, side: &Side) {
         let now = Instant::now();
-        self.let_them_leave(now);
+        self.part_from(|outlet, end| outlet.is_empty() || now >= end);
         self.commit();
         let mut changes = Vec::new();
         for outlet in &mut self.outlets {
@@ -191,10 +193,9 @@ impl Lines {
         changes.into_iter().for_each(|(number, change)| self.report(number, change));
     }
 
-    /// Those that have written all, and those that were waited for long enough.
-    fn let_them_leave(&mut self, now: Instant) {
-        let is_over = |(outlet, end): &mut (Outlet, Instant)| outlet.is_empty() || now >= *end;
-        let over: Vec<(Outlet, Instant)> = self.leaving.extract_if(.., is_over).collect();
+    /// Those of the last configuration that this is true of get nothing more; what they have not got is said.
+    fn part_from(&mut self, is_over: impl Fn(&Outlet, Instant) -> bool) {
+        let over: Vec<_> = self.leaving.extract_if(.., |(outlet, end)| is_over(outlet, *end)).collect();
         for (mut outlet, _) in over {
             let (missing, name) = (outlet.give_up(&self.ledger), outlet.name);
             if missing > 0 {

@@ -36,7 +36,7 @@ const ZEROED: [OfTarget; 7] = [
 pub(super) struct Outlet {
     pub(super) number: u64,
     pub(super) name: String,
-    slot: usize,
+    pub(super) slot: usize,
     filter: Option<Filter>,
     is_access: bool,
     /// While it takes nothing, nothing is taken for the others either: it gets all.

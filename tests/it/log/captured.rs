@@ -107,10 +107,12 @@ fn who_prints_does_not_wait_for_a_log_helper_that_is_stopped(way: Way) {
     let server = site.server("", "[timeouts]\nhang = 30\n").workers(1).start();
     let log_helper = server.helper("log");
     server.signal(log_helper, SIGSTOP);
-    run(&server, "head -c 500000 /dev/zero | tr '\\0' '\\n'\n");
+    run(&server, "head -c 500000 /dev/zero | tr '\\0' x | fold -w 99\necho\necho over\n");
     server.signal(log_helper, SIGCONT);
+    server.wait_for("the last line", || site.contains("\"message\":\"over\"").then_some(()));
+    assert!(server.status()["log"]["taken"].as_u64() > Some(5000), "lines count as records");
     let book = site.stop(server);
-    assert_eq!(printed(&book).len(), 500_000);
+    assert_eq!(printed(&book).iter().map(|line| line.len()).sum::<usize>(), 500_000 + "over".len());
 }
 
 /// As long as nothing is lost there that is no trouble. The transport does not matter.
