@@ -132,8 +132,8 @@ mod tests {
         };
         assert_eq!(said("RUST_LOG", "hyper"), ("hyper=trace".to_owned(), true, true));
         assert_eq!(said("RUST_LOG", "warn"), ("warn".to_owned(), false, true));
-        assert_eq!(said("RUST_LOG", "info/[").2, false);
-        assert_eq!(said("X_LOG_LEVEL", "infoo").2, false);
+        assert!(!said("RUST_LOG", "info/[").2);
+        assert!(!said("X_LOG_LEVEL", "infoo").2);
     }
 
     #[test]

@@ -124,15 +124,13 @@ mod tests {
 
     #[test]
     fn nobody_waits_for_who_takes_none() {
-        let changes: [(&str, fn(&Scoreboard)); 3] = [
-            ("drains", |board| board.record(1).set_taking(1, false)),
-            ("is of another generation", |board| board.record(1).set_taking(2, true)),
-            ("is dead", |board| board.record(1).clear()),
-        ];
         assert_eq!(turn(&[50, 0], 2500, |_| {}), Turn::Ours, "is silent");
         assert_eq!(turn(&[50, 0], 1000, |_| {}), Turn::Others(0));
-        for (what, change) in changes {
-            assert_eq!(turn(&[50, 0], 0, change), Turn::Ours, "{what}");
-        }
+        let drains = |board: &Scoreboard| board.record(1).set_taking(1, false);
+        assert_eq!(turn(&[50, 0], 0, drains), Turn::Ours);
+        let is_of_another_generation = |board: &Scoreboard| board.record(1).set_taking(2, true);
+        assert_eq!(turn(&[50, 0], 0, is_of_another_generation), Turn::Ours);
+        let is_dead = |board: &Scoreboard| board.record(1).clear();
+        assert_eq!(turn(&[50, 0], 0, is_dead), Turn::Ours);
     }
 }
