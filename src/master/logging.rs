@@ -1,7 +1,7 @@
 //! The log helper's births, what it is given and what it says, and the log's files.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant, SystemTime};
@@ -21,6 +21,7 @@ use crate::error::{Chain, Context, Error};
 use crate::log::{logger, writer};
 use crate::settings::Settings;
 use crate::settings::log::Transport;
+use crate::sys::descriptors::takes_a_line;
 use crate::sys::{descriptors, privileges, process, signals, title};
 
 /// What the log helper waits beyond the workers' own limit when the master is gone.
@@ -84,6 +85,15 @@ impl Log {
     /// What a target is called.
     pub(super) fn name(&self, number: u64) -> String {
         self.targets.get(number).map(|held| held.name()).unwrap_or_default()
+    }
+}
+
+/// Says something where the log is not, or is no more.
+pub(super) fn say(program: &str, what: &str) {
+    let console = io::stderr();
+    // A terminal that is closed or stopped is no reason for another end, or for none.
+    if takes_a_line(console.as_fd()) {
+        let _ = writeln!(console.lock(), "{program}: {what}");
     }
 }
 

@@ -40,8 +40,7 @@ mod verdict;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -76,7 +75,6 @@ use crate::error::{Context, Error, Exit};
 use crate::ipc::frame;
 use crate::log::logger;
 use crate::settings::{Overrides, Service, Settings, default_run_dir};
-use crate::sys::descriptors::takes_a_line;
 
 const SIGNALS: Token = Token(0);
 const CONTROL: Token = Token(1);
@@ -116,20 +114,14 @@ pub(crate) fn serve(launch: Launch, settings: Settings) -> Result<(), Error> {
     let identity = launch.identity;
     if let Some(odd) = launch.overrides.odd() {
         // In the log it might be nowhere.
-        let _ = writeln!(std::io::stderr(), "{}: warning: {odd}", identity.name);
+        logging::say(identity.name, &format!("warning: {odd}"));
     }
     let mut master = Master::open(launch, settings)?;
     let outcome = master.run();
     master.listeners.shut();
     master.run_dir.leave(master.offers.all());
     logger::close_for_good(LAST_WORDS_MS);
-    for odd in master.check_the_log() {
-        // A terminal that is closed or stopped is no reason for another end, or for none.
-        if !takes_a_line(std::io::stderr().as_fd()) {
-            break;
-        }
-        let _ = writeln!(std::io::stderr(), "{}: {odd}", identity.name);
-    }
+    master.check_the_log().iter().for_each(|odd| logging::say(identity.name, odd));
     match outcome? {
         Outcome::Stopped => Ok(()),
         Outcome::Failed(reason) => Err(Error::new(Exit::Failed, format!("{} did not start: {reason}", identity.name))),
