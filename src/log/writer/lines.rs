@@ -147,6 +147,11 @@ impl Lines {
         !self.is_full() || self.full_since.is_some_and(|since| since.elapsed() >= OUTPUT_WAITS)
     }
 
+    /// Whether another file is to come soon.
+    pub(super) fn wait_for_a_file(&self) -> bool {
+        self.outlets.iter().any(Outlet::waits_for_a_file)
+    }
+
     /// Whether somebody's queue is full.
     pub(super) fn are_queueing(&self) -> bool {
         self.outlets.iter().any(Outlet::is_queueing)
@@ -175,7 +180,7 @@ impl Lines {
         let mut changes = Vec::new();
         for outlet in &mut self.outlets {
             changes.extend(outlet.write(&mut self.ledger).map(|change| (outlet.number, change)));
-            if outlet.has_become_large() {
+            if outlet.has_become_large(now) {
                 self.reports.push(LogReport::Large { target: outlet.number });
             }
             if let Some(file) = outlet.due_for_sync(now) {

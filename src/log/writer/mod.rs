@@ -215,8 +215,9 @@ impl Writer {
         self.peers.read(&mut self.lines);
         self.lines.write(&self.side);
         let mut rounds = 0;
-        // What the master is to know it is told at the end of the turn: a file that is too large may grow meanwhile.
-        while rounds < ROUNDS_MAX && self.lines.reports.is_empty() && self.rings.read(&mut self.lines) {
+        // A file that is too large grows until the master, who is told at the end of the turn, has given another one.
+        let rounds_max = |lines: &Lines| if lines.wait_for_a_file() { 1 } else { ROUNDS_MAX };
+        while rounds < rounds_max(&self.lines) && self.rings.read(&mut self.lines) {
             rounds += 1;
             self.lines.write(&self.side);
         }

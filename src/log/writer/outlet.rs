@@ -33,6 +33,9 @@ const ZEROED: [OfTarget; 7] = [
     OfTarget::Waiting,
 ];
 
+/// A file is not rotated more often for its size: each one costs the master a look at its directory.
+const ROTATED_EVERY: Duration = Duration::from_millis(100);
+
 pub(super) struct Outlet {
     pub(super) number: u64,
     pub(super) name: String,
@@ -50,8 +53,9 @@ pub(super) struct Outlet {
     is_troubled: bool,
     /// A file that is as large is rotated by the master.
     size_max: Option<u64>,
-    /// Whether that was said of the file that it is.
+    /// Whether that was said of the file that it is, and when it was last said of one.
     is_said_large: bool,
+    said_large: Option<Instant>,
 }
 
 enum Way {
@@ -111,6 +115,7 @@ impl Outlet {
             is_troubled: false,
             size_max: size_max(target),
             is_said_large: false,
+            said_large: None,
         };
         outlet.count_what_waits(ledger);
         Ok(outlet)
@@ -247,12 +252,23 @@ impl Outlet {
         }
     }
 
-    /// Whether its file has become as large as it is to be; said once of each.
-    pub(super) fn has_become_large(&mut self) -> bool {
+    /// Whether its file has become as large as it is to be: said once of each, and not too often.
+    pub(super) fn has_become_large(&mut self, now: Instant) -> bool {
         let (Way::Stream(stream), Some(size)) = (&self.sink, self.size_max) else { return false };
-        let is_large = stream.len(&self.pending).is_some_and(|len| len >= size);
-        let was_said = std::mem::replace(&mut self.is_said_large, is_large);
-        is_large && !was_said
+        if stream.len(&self.pending).is_none_or(|len| len < size) {
+            self.is_said_large = false;
+            return false;
+        }
+        if self.is_said_large || self.said_large.is_some_and(|said| now - said < ROTATED_EVERY) {
+            return false;
+        }
+        (self.is_said_large, self.said_large) = (true, Some(now));
+        true
+    }
+
+    /// Whether the master knows that its file is too large.
+    pub(super) fn waits_for_a_file(&self) -> bool {
+        self.is_said_large
     }
 
     /// It gets nothing more; how many records it has not got, where no line there tells of them.

@@ -57,6 +57,14 @@ impl Disk {
     }
 }
 
+impl Disk {
+    /// From now on it has room for all.
+    fn grow(&self) {
+        let remount = Command::new("mount").args(["-o", "remount,size=256M"]).arg(&self.path).status();
+        assert!(remount.expect("mount(8) is there").success());
+    }
+}
+
 impl Drop for Disk {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(&self.path).status();
@@ -190,8 +198,7 @@ fn with_nowhere_else_to_go_what_does_not_fit_is_refused(way: Way) {
     }
     // All that was held fits in now, and all that comes.
     fs::remove_file(&filling).expect("make room");
-    let remount = Command::new("mount").args(["-o", "remount,size=256M"]).arg(&disk.path).status();
-    assert!(remount.expect("mount(8) is there").success());
+    disk.grow();
     server.wait_for("the last record", || {
         logged.ask(address, "/number/1");
         Book::tail(&file).has_the_last_of(&logged).then_some(())
@@ -238,6 +245,7 @@ fn who_prints_does_not_wait_for_a_disk_that_is_full(way: Way) {
     run(&server, "head -c 5000000 /dev/zero | tr '\\0' x | fold -w 99\n");
     assert!(server.log().contains("the log cannot be written"), "it is full");
     fs::remove_file(&filling).expect("make room");
+    disk.grow();
     run(&server, "echo over\n");
     server.wait_for("the line after them", || Book::tail(&file).messages().any(|said| said == "over").then_some(()));
     let refused = server.status()["log"]["refused"]["info"].as_u64().expect("a number");
