@@ -1,5 +1,6 @@
 // Asks a server without a pause over connections that are kept, until standard input ends: by the agent of `http`, by
-// `fetch`, and over HTTP/2. Nothing is asked twice. Says what was answered and what was lost, as JSON.
+// `fetch`, and over HTTP/2. Nothing is asked twice. Says when each has been answered, and in the end what was answered
+// and what was lost, as JSON.
 'use strict';
 const http = require('node:http');
 const http2 = require('node:http2');
@@ -45,21 +46,31 @@ const askHttp2 = () => new Promise((resolve, reject) => {
   const stream = current().request({ ':method': 'POST', ':path': new URL(url).pathname });
   let text = '';
   let status = 0;
+  let fault = null;
   stream.on('response', (headers) => { status = headers[':status']; });
-  stream.setEncoding('utf8').on('data', (piece) => { text += piece; });
-  stream.on('end', () => resolve({ status, text, again })).on('error', reject);
+  stream.setEncoding('utf8').on('data', (piece) => { text += piece; }).on('error', (error) => { fault = error; });
+  stream.on('close', () => {
+    if (stream.rstCode === http2.constants.NGHTTP2_REFUSED_STREAM) resolve(null);
+    else if (fault !== null) reject(fault);
+    else resolve({ status, text, again });
+  });
   stream.end(body);
 });
 
 const byHttp2 = async () => {
   for (;;) {
-    try {
-      return await askHttp2();
-    } catch (error) {
-      if (!String(error).includes('NGHTTP2_REFUSED_STREAM')) throw error;
-      session = null;
-    }
+    const answer = await askHttp2();
+    if (answer !== null) return answer;
+    session = null;
   }
+};
+
+const said = {};
+let begun = false;
+const begin = () => {
+  if (begun || Object.values(said).some((tally) => tally.answered === 0)) return;
+  begun = true;
+  console.log('begun');
 };
 
 const client = async (ask, tally) => {
@@ -69,6 +80,7 @@ const client = async (ask, tally) => {
       if (status !== 200 || text !== body) throw new Error(`status ${status}: ${text}`);
       tally.answered += 1;
       if (again) tally.again += 1;
+      begin();
     } catch (error) {
       tally.lost.push(String(error.cause ?? error));
     }
@@ -76,7 +88,6 @@ const client = async (ask, tally) => {
 };
 
 const main = async () => {
-  const said = {};
   const all = Object.entries({ agent: byAgent, fetch: byFetch, http2: byHttp2 }).flatMap(([name, ask]) => {
     said[name] = { answered: 0, again: 0, lost: [] };
     return [1, 2, 3].map(() => client(ask, said[name]));

@@ -1,5 +1,6 @@
 """Asks a server without a pause over connections that are kept, until standard input ends: by http.client and by
-urllib3. Nothing is asked twice. Says what was answered and what was lost, as JSON."""
+urllib3. Nothing is asked twice. Says when each has been answered, and in the end what was answered and what was lost,
+as JSON."""
 
 import http.client
 import json
@@ -15,6 +16,8 @@ BODY = b"what is sent comes back"
 CLIENTS = 3
 
 ends = threading.Event()
+begun = threading.Event()
+said = {}
 
 
 def by_http_client():
@@ -49,17 +52,21 @@ def client(make, tally):
                 raise ValueError(f"status {status}: {body!r}")
             tally["answered"] += 1
             tally["again"] += again
+            if all(tally["answered"] for tally in said.values()):
+                begun.set()
         except Exception as error:
             tally["lost"].append(repr(error))
             ask = make()
 
 
-said, threads = {}, []
+threads = []
 for name, make in (("http.client", by_http_client), ("urllib3", by_urllib3)):
     said[name] = {"answered": 0, "again": 0, "lost": []}
-    threads += [threading.Thread(target=client, args=(make, said[name])) for _ in range(CLIENTS)]
+    threads += [threading.Thread(target=client, args=(make, said[name]), daemon=True) for _ in range(CLIENTS)]
 for thread in threads:
     thread.start()
+begun.wait()
+print("begun", flush=True)
 sys.stdin.read()
 ends.set()
 for thread in threads:

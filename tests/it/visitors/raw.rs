@@ -1,7 +1,7 @@
 //! What clients send that mean no good, or know no better; byte for byte.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use forebay::testing::Server;
@@ -102,19 +102,6 @@ fn requests_in_a_row_are_answered_in_a_row() {
     let numbers = answers.split("GET /said?").skip(1).map(|rest| rest.split(' ').next().unwrap_or_default());
     let wanted = (0..200).map(|number| number.to_string()).chain(["next".to_owned()]);
     assert!(numbers.eq(wanted), "{answers}");
-    server.stop();
-}
-
-/// Its end is told with the request, as `nc -N` does. While an application takes its time, such an end is a client
-/// that is gone: it gets no answer that is not there by then.
-#[test]
-fn who_says_no_more_gets_the_answers_to_what_was_said() {
-    let server = Server::of(example("lasting")).workers(1).start();
-    let mut stream = connect(server.address());
-    stream.write_all("GET /said?0 HTTP/1.1\r\nHost: a\r\n\r\n".repeat(3).as_bytes()).expect("send");
-    stream.shutdown(Shutdown::Write).expect("shut down");
-    let answers = told(&stream);
-    assert_eq!(answers.matches("GET /said?0 ").count(), 3, "{answers}");
     server.stop();
 }
 
