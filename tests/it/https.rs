@@ -215,6 +215,21 @@ fn it_is_said_what_speaks_tls_and_a_unix_socket_may() {
     server.stop();
 }
 
+#[test]
+fn a_proxy_in_front_says_who_comes_before_tls_begins() {
+    let certificates = Certificates::of(&["one.test"]);
+    let secure = certificates.listener(&["one.test"]);
+    let server = fixture(&format!("{secure}proxy_protocol = true\n")).start();
+    let address = address(&server);
+    for flag in ["--http2", "--http1.1"] {
+        let output = certificates.curl(address, "one.test", "one.test", &["--haproxy-protocol", flag]);
+        assert!(output.status.success(), "{flag}: {}", said(&output));
+    }
+    let without = certificates.curl(address, "one.test", "one.test", &[]);
+    assert!(!without.status.success(), "{}", said(&without));
+    server.stop();
+}
+
 // ---- who means no good ------------------------------------------------------------------------
 
 fn connections(server: &Server) -> u64 {
