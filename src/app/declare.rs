@@ -173,6 +173,8 @@ pub(crate) enum Unanswerable {
 pub(crate) trait Duplex: Read + Write + Send + Unpin {
     /// Whether there is something to be read, also what the loop has not been told of.
     fn has_unread(&self) -> bool;
+    /// Whether the client has said that it sends nothing more, and all it sent is read.
+    fn has_ended(&self) -> bool;
     /// Whether what there is to be read may be the beginning of HTTP/2.
     fn may_be_http2(&self) -> bool;
     /// What is not sent yet is thrown away with its end: a client that takes nothing would keep it in the kernel.

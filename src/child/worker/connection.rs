@@ -25,6 +25,9 @@ static AT_ONCE: AtomicU64 = AtomicU64::new(0);
 /// open takes little, and who asks again and again has them ready.
 const PARKED_AFTER_MS: u64 = 1000;
 
+/// So long a client that sends nothing more is taken for one that waits for its answer.
+const END_HELD_MS: u64 = 1000;
+
 /// What a connection and its requests tell each other.
 pub(super) struct Life {
     ends: Arc<dyn Ends>,
@@ -59,6 +62,8 @@ pub(super) struct Life {
     since_ms: AtomicU64,
     /// Since then the client has taken nothing of what waits for it; 0: nothing waits.
     blocked_ms: AtomicU64,
+    /// Since then the client is known to send nothing more, while a request is open; 0: it is not.
+    ended_ms: AtomicU64,
     /// A `Verdict`, or 0.
     verdict: AtomicU8,
     told: Notify,
@@ -88,12 +93,14 @@ pub(super) enum Verdict {
     Done,
     /// It takes nothing.
     TakesNothing,
+    /// The client was taken for one that waits; look again.
+    HasEnded,
     /// The worker drains.
     Drains,
 }
 
 impl Verdict {
-    const ALL: [Self; 5] = [Self::Park, Self::NoHead, Self::Done, Self::TakesNothing, Self::Drains];
+    const ALL: [Self; 6] = [Self::Park, Self::NoHead, Self::Done, Self::TakesNothing, Self::HasEnded, Self::Drains];
 }
 
 impl Life {
@@ -117,6 +124,7 @@ impl Life {
             awaits: AtomicU8::new(Awaits::Head as u8),
             since_ms: AtomicU64::new(watch::now_ms()),
             blocked_ms: AtomicU64::new(0),
+            ended_ms: AtomicU64::new(0),
             verdict: AtomicU8::new(0),
             told: Notify::new(),
         });
@@ -251,6 +259,22 @@ impl Life {
         self.leaves_unread.load(Ordering::Relaxed)
     }
 
+    /// Whether a request of HTTP/1 is open.
+    pub(super) fn is_asked(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) > 0 && !self.is_http2()
+    }
+
+    /// The client sends nothing more: whether that is not to be told yet.
+    pub(super) fn holds_end(&self) -> bool {
+        let now_ms = watch::now_ms();
+        let since_ms = match self.ended_ms.load(Ordering::Relaxed) {
+            0 => now_ms,
+            since_ms => since_ms,
+        };
+        self.ended_ms.store(since_ms, Ordering::Relaxed);
+        now_ms - since_ms <= END_HELD_MS
+    }
+
     /// Whether its buffers are to be given back at once.
     pub(super) fn is_to_park(&self) -> bool {
         self.is_idle() && !self.is_in_use.load(Ordering::Relaxed) && self.holds_buffers.load(Ordering::Relaxed)
@@ -285,6 +309,9 @@ impl Life {
         }
         if self.blocked_ms.load(Ordering::Relaxed) > 0 && waited(&self.blocked_ms) > limits.send_ms {
             return Some(Verdict::TakesNothing);
+        }
+        if self.is_asked() && self.ended_ms.load(Ordering::Relaxed) > 0 && waited(&self.ended_ms) > END_HELD_MS {
+            return Some(Verdict::HasEnded);
         }
         let waited = waited(&self.since_ms);
         if self.awaits(Awaits::Head) && waited > limits.header_ms {

@@ -204,7 +204,7 @@ where
         }
         Verdict::NoHead => wire.say_last(TOO_SLOW).await,
         Verdict::TakesNothing => wire.cut(),
-        Verdict::Done | Verdict::Drains => {}
+        Verdict::Done | Verdict::HasEnded | Verdict::Drains => {}
     }
     None
 }
@@ -277,7 +277,9 @@ async fn is_wanted(wire: &mut Wire, life: &Life) -> bool {
             // hyper has words for the end.
             Verdict::Drains => true,
             // What says that nothing has come is the loop's last look, which may be long past.
-            Verdict::Park | Verdict::NoHead | Verdict::Done | Verdict::TakesNothing => wire.has_unread(),
+            Verdict::Park | Verdict::NoHead | Verdict::Done | Verdict::TakesNothing | Verdict::HasEnded => {
+                wire.has_unread()
+            }
         }
     }
 }
@@ -303,6 +305,7 @@ async fn run<C: Spoken>(mut connection: Pin<&mut C>, life: &Life) -> Outcome<C::
             Verdict::Done => connection.as_mut().shut_down(),
             // Since that was said something may have come.
             Verdict::Park if !life.is_idle() => {}
+            Verdict::HasEnded => {}
             Verdict::Park | Verdict::NoHead | Verdict::TakesNothing => return Outcome::Judged(verdict),
         }
     }

@@ -25,7 +25,11 @@ use crate::app::declare::{Duplex, Stream};
 
 impl Duplex for TokioIo<TcpStream> {
     fn has_unread(&self) -> bool {
-        peek(self.inner(), &mut [0]) > 0
+        peek(self.inner(), &mut [0]).is_ok_and(|count| count > 0)
+    }
+
+    fn has_ended(&self) -> bool {
+        peek(self.inner(), &mut [0]).is_ok_and(|count| count == 0)
     }
 
     fn may_be_http2(&self) -> bool {
@@ -44,7 +48,11 @@ impl Duplex for TokioIo<TcpStream> {
 
 impl Duplex for TokioIo<UnixStream> {
     fn has_unread(&self) -> bool {
-        peek(self.inner(), &mut [0]) > 0
+        peek(self.inner(), &mut [0]).is_ok_and(|count| count > 0)
+    }
+
+    fn has_ended(&self) -> bool {
+        peek(self.inner(), &mut [0]).is_ok_and(|count| count == 0)
     }
 
     fn may_be_http2(&self) -> bool {
@@ -63,13 +71,13 @@ impl Duplex for TokioIo<UnixStream> {
 
 fn may_be_preface(socket: &impl AsRawFd) -> bool {
     let mut first = [0; PREFACE.len()];
-    let count = peek(socket, &mut first);
+    // An error is for the next read.
+    let count = peek(socket, &mut first).unwrap_or(0);
     count > 0 && PREFACE.starts_with(&first[..count])
 }
 
-fn peek(socket: &impl AsRawFd, buffer: &mut [u8]) -> usize {
-    // An error is for the next read.
-    recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).unwrap_or(0)
+fn peek(socket: &impl AsRawFd, buffer: &mut [u8]) -> nix::Result<usize> {
+    recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)
 }
 
 /// How HTTP/2 begins (RFC 9113, section 3.4); no method of HTTP/1 does.
@@ -184,8 +192,18 @@ impl Read for Wire {
             buffer.put_slice(&self.unused.split_to(count));
             return Poll::Ready(Ok(()));
         }
+        let asked = self.life.is_asked().then(|| self.life.clone());
         match self.way() {
             Way::Plain(mut stream) => {
+                // A client may send no more and still want its answer; one that has gone looks the same. hyper takes
+                // both for gone.
+                if let Some(life) = asked
+                    && stream.poll_readable(context).is_ready()
+                    && stream.has_ended()
+                    && life.holds_end()
+                {
+                    return Poll::Pending;
+                }
                 let poll = stream.as_mut().poll_read(context, buffer);
                 if poll.is_ready() {
                     self.life.came();

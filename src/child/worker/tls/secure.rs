@@ -67,6 +67,11 @@ impl Duplex for Secure {
         }
     }
 
+    /// Over TLS a client that says so is gone.
+    fn has_ended(&self) -> bool {
+        false
+    }
+
     /// By what both have agreed on. Before that it may be.
     fn may_be_http2(&self) -> bool {
         match self {
