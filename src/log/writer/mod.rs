@@ -3,8 +3,9 @@
 //! One thread, one mio loop, and a second thread for what may take long. It takes records from the rings
 //! of all processes, from those that send them over the log socket, and lines that children print
 //! themselves. It never blocks on a target: while one that must have everything takes no more, no more
-//! records are read, and the processes count what they must refuse; of what they print this one does. What it has taken and not written lies in
-//! memory that outlives it. It ends when told so, or when the master and all whom it has made are gone.
+//! records are read, and the processes count what they must refuse; of what they print this one does.
+//! What it has taken and not written lies in memory that outlives it. It ends when told so, or when the
+//! master and all whom it has made are gone.
 
 mod capture;
 mod counts;
