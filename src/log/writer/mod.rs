@@ -217,7 +217,9 @@ impl Writer {
         self.lines.write(&self.side);
         let mut rounds = 0;
         // A file that is too large grows until the master, who is told at the end of the turn, has given another one.
-        let rounds_max = |lines: &Lines| if lines.wait_for_a_file() { 1 } else { ROUNDS_MAX };
+        // At the end none comes.
+        let goes_on = self.end.is_none();
+        let rounds_max = |lines: &Lines| if goes_on && lines.wait_for_a_file() { 1 } else { ROUNDS_MAX };
         while rounds < rounds_max(&self.lines) && self.rings.read(&mut self.lines) {
             rounds += 1;
             self.lines.write(&self.side);
