@@ -9,10 +9,9 @@ use std::time::Duration;
 use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::{Bytes, Incoming};
-use hyper::rt::{Sleep, Timer};
 use tokio::time::Instant;
 
-use super::clock::Clock;
+use super::clock::{Timer, reach};
 use super::watch;
 use crate::error::BoxError;
 use crate::settings::http::Http;
@@ -39,7 +38,7 @@ struct Meter {
     began: Instant,
     patience: Duration,
     /// Made when it is waited for.
-    timer: Option<Pin<Box<dyn Sleep>>>,
+    timer: Option<Timer>,
     reading: Arc<Reading>,
 }
 
@@ -89,7 +88,7 @@ impl Meter {
     fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<BoxError> {
         loop {
             let deadline = self.began + self.patience + Duration::from_secs(self.len / BYTES_A_SECOND);
-            let timer = self.timer.get_or_insert_with(|| Clock.sleep_until(deadline.into()));
+            let timer = self.timer.get_or_insert_with(|| Box::pin(reach(deadline)));
             ready!(timer.as_mut().poll(context));
             self.timer = None;
             if Instant::now() >= deadline {

@@ -277,7 +277,12 @@ impl Life {
 
     /// Whether its buffers are to be given back at once.
     pub(super) fn is_to_park(&self) -> bool {
-        self.is_idle() && !self.is_in_use.load(Ordering::Relaxed) && self.holds_buffers.load(Ordering::Relaxed)
+        self.could_park() && !self.is_in_use.load(Ordering::Relaxed)
+    }
+
+    /// Whether it holds buffers for nothing.
+    fn could_park(&self) -> bool {
+        self.is_idle() && self.holds_buffers.load(Ordering::Relaxed)
     }
 
     /// hyper holds buffers for it, or no more.
@@ -320,8 +325,7 @@ impl Life {
         if self.awaits(Awaits::Request) && waited > limits.keepalive_ms {
             return Some(Verdict::Done);
         }
-        let is_held = self.is_idle() && self.holds_buffers.load(Ordering::Relaxed);
-        (is_held && waited > PARKED_AFTER_MS).then_some(Verdict::Park)
+        (self.could_park() && waited > PARKED_AFTER_MS).then_some(Verdict::Park)
     }
 
     /// Tells the connection.

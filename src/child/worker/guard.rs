@@ -14,14 +14,14 @@ use http::header::UPGRADE;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
-use hyper::rt::{Sleep, Timer};
 use hyper_util::service::{TowerToHyperService, TowerToHyperServiceFuture};
 use pin_project_lite::pin_project;
+use tokio::time::Instant;
 use tower_service::Service;
 
 use super::answer::{Answer, is};
 use super::body::{Reading, RequestBody};
-use super::clock::Clock;
+use super::clock::{Timer, reach};
 use super::connection::{Asking, Life};
 use super::limits::limits;
 use super::{watch, wear};
@@ -99,7 +99,7 @@ struct Patience {
     began_ms: u64,
     reading: Option<Arc<Reading>>,
     /// Made when it is waited for.
-    timer: Option<Pin<Box<dyn Sleep>>>,
+    timer: Option<Timer>,
 }
 
 impl Patience {
@@ -116,7 +116,8 @@ impl Patience {
         let allowed = limits().request_ms;
         let mut left = allowed;
         loop {
-            let timer = self.timer.get_or_insert_with(|| Clock.sleep(Duration::from_millis(left)));
+            let deadline = || Instant::now() + Duration::from_millis(left);
+            let timer = self.timer.get_or_insert_with(|| Box::pin(reach(deadline())));
             ready!(timer.as_mut().poll(context));
             self.timer = None;
             // While it waits for the body, the client is the one who is late.

@@ -79,7 +79,6 @@ impl App {
 }
 
 /// What speaks HTTP on a connection.
-#[derive(Clone)]
 struct Protocol {
     http1: http1::Builder,
     /// For who may speak HTTP/2: it looks which of both it is.
@@ -121,48 +120,25 @@ where
         Box::pin(async move {
             let Some((stream, peer)) = arrival.open().await else { return };
             let life = Life::begin(ends, peer);
-            let wire = Wire::new(stream, open, life.clone());
-            Visited { service, protocol, life }.attend(wire).await;
-        })
-    }
-}
-
-/// A connection and whom it asks.
-struct Visited<S> {
-    service: S,
-    protocol: Arc<Protocol>,
-    life: Arc<Life>,
-}
-
-impl<S, B> Visited<S>
-where
-    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
-    /// Serves it to its end. While nothing comes it has no buffer, and hyper does not know it.
-    async fn attend(self, mut wire: Wire) {
-        while is_wanted(&mut wire, &self.life).await {
-            // Each in its own memory, which is given back.
-            let left = if wire.may_be_http2() {
-                let connection = self.protocol.either.serve_connection_with_upgrades(wire, self.guarded());
-                Box::pin(speak_either(connection, self.life.clone())).await;
-                None
-            } else {
-                let connection = self.protocol.http1.serve_connection(wire, self.guarded()).with_upgrades();
-                Box::pin(speak_http1(connection, self.life.clone())).await
-            };
-            match left {
-                Some(left) => wire = left,
-                None => return,
+            let mut wire = Wire::new(stream, open, life.clone());
+            // While nothing comes it has no buffer, and hyper does not know it.
+            while is_wanted(&mut wire, &life).await {
+                let guarded = Guarded::new(service.clone(), life.clone());
+                // Each in its own memory, which is given back.
+                let left = if wire.may_be_http2() {
+                    let connection = protocol.either.serve_connection_with_upgrades(wire, guarded);
+                    Box::pin(speak_either(connection, life.clone())).await;
+                    None
+                } else {
+                    let connection = protocol.http1.serve_connection(wire, guarded).with_upgrades();
+                    Box::pin(speak_http1(connection, life.clone())).await
+                };
+                match left {
+                    Some(left) => wire = left,
+                    None => return,
+                }
             }
-        }
-    }
-
-    fn guarded(&self) -> Guarded<S> {
-        Guarded::new(self.service.clone(), self.life.clone())
+        })
     }
 }
 

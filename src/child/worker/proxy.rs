@@ -6,17 +6,17 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crc::{CRC_32_ISCSI, Crc};
 use hyper_util::rt::TokioIo;
-use nix::sys::socket::{MsgFlags, recv};
 use ppp::{v1, v2};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::http::LAST_REQUEST_GRACE;
+use super::wire::peek;
 use crate::app::declare::{Arrived, Duplex, Ends};
 
 /// How long the header may take.
@@ -98,9 +98,9 @@ async fn read<S: AsyncRead + AsFd + Unpin>(stream: &mut S) -> Result<Option<Sock
 /// How many bytes that are there belong to the line; without any, the next one does.
 fn len_of_line(stream: &impl AsFd, len_max: usize) -> usize {
     let mut seen = [0; LINE_LEN_MAX];
-    // It does not block, and an error is for the next read.
-    let there = recv(stream.as_fd().as_raw_fd(), &mut seen[..len_max], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
-    let seen = &seen[..there.unwrap_or(0)];
+    // An error is for the next read.
+    let there = peek(stream, &mut seen[..len_max]).unwrap_or(0);
+    let seen = &seen[..there];
     seen.iter().position(|byte| *byte == b'\n').map_or(seen.len().max(1), |end| end + 1)
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::clock::reach;
 use super::connection::Life;
 use super::limits::limits;
 use crate::contract::time::ms;
@@ -44,9 +45,7 @@ pub(super) fn enroll(life: &Arc<Life>) {
 pub(super) async fn keep() -> Infallible {
     let mut last = Instant::now();
     loop {
-        tokio::time::sleep(PERIOD).await;
-        // The loop hears of its timers before it hears of its sockets.
-        tokio::task::yield_now().await;
+        reach(Instant::now() + PERIOD).await;
         let now = Instant::now();
         NOW_MS.fetch_add(ms((now - last).min(STEP_MAX)), Ordering::Relaxed);
         last = now;

@@ -4,7 +4,7 @@
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -23,7 +23,27 @@ use super::drain::Open;
 use super::socket::{self, Shared, Socket};
 use crate::app::declare::{Duplex, Stream};
 
-impl Duplex for TokioIo<TcpStream> {
+/// What both of tokio's sockets have and no trait of tokio's says.
+trait Readiness {
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>>;
+}
+
+impl Readiness for TcpStream {
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_ready(context)
+    }
+}
+
+impl Readiness for UnixStream {
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_ready(context)
+    }
+}
+
+impl<T: Readiness + AsFd> Duplex for TokioIo<T>
+where
+    TokioIo<T>: Read + Write + Send + Unpin,
+{
     fn has_unread(&self) -> bool {
         peek(self.inner(), &mut [0]).is_ok_and(|count| count > 0)
     }
@@ -33,7 +53,10 @@ impl Duplex for TokioIo<TcpStream> {
     }
 
     fn may_be_http2(&self) -> bool {
-        may_be_preface(self.inner())
+        let mut first = [0; PREFACE.len()];
+        // An error is for the next read.
+        let count = peek(self.inner(), &mut first).unwrap_or(0);
+        count > 0 && PREFACE.starts_with(&first[..count])
     }
 
     fn forget_unsent(&self) {
@@ -42,42 +65,13 @@ impl Duplex for TokioIo<TcpStream> {
     }
 
     fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        self.inner().poll_read_ready(context).map(drop)
+        self.inner().poll_readable(context).map(drop)
     }
 }
 
-impl Duplex for TokioIo<UnixStream> {
-    fn has_unread(&self) -> bool {
-        peek(self.inner(), &mut [0]).is_ok_and(|count| count > 0)
-    }
-
-    fn has_ended(&self) -> bool {
-        peek(self.inner(), &mut [0]).is_ok_and(|count| count == 0)
-    }
-
-    fn may_be_http2(&self) -> bool {
-        may_be_preface(self.inner())
-    }
-
-    fn forget_unsent(&self) {
-        // Where this fails there is nothing to forget.
-        let _ = SockRef::from(self.inner()).set_linger(Some(Duration::ZERO));
-    }
-
-    fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        self.inner().poll_read_ready(context).map(drop)
-    }
-}
-
-fn may_be_preface(socket: &impl AsRawFd) -> bool {
-    let mut first = [0; PREFACE.len()];
-    // An error is for the next read.
-    let count = peek(socket, &mut first).unwrap_or(0);
-    count > 0 && PREFACE.starts_with(&first[..count])
-}
-
-fn peek(socket: &impl AsRawFd, buffer: &mut [u8]) -> nix::Result<usize> {
-    recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)
+/// Looks at what has come, and leaves it there; does not block.
+pub(super) fn peek(socket: &impl AsFd, buffer: &mut [u8]) -> nix::Result<usize> {
+    recv(socket.as_fd().as_raw_fd(), buffer, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)
 }
 
 /// How HTTP/2 begins (RFC 9113, section 3.4); no method of HTTP/1 does.
