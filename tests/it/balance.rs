@@ -8,6 +8,7 @@ use nix::libc::{SIGCONT, SIGKILL};
 use serde_json::Value;
 
 use crate::client::{example, get};
+use crate::farewell::connections;
 use crate::hangs::pause;
 use crate::retirement::{Idle, REQUEST};
 
@@ -18,15 +19,15 @@ fn fixture(workers: u16) -> Builder {
     Server::of(example("fixture")).workers(workers)
 }
 
-fn connections(status: &Value) -> Vec<u64> {
+fn of_each(status: &Value) -> Vec<u64> {
     let workers = status["workers"].as_array().into_iter().flatten();
     workers.filter_map(|worker| worker["connections"].as_u64()).collect()
 }
 
 /// The connections of each worker once all of these are taken.
 fn shared(server: &Server, open: usize) -> Vec<u64> {
-    let all = |status: &Value| connections(status).iter().sum::<u64>() == open as u64;
-    connections(&server.wait_until("all connections taken", all))
+    let all = |status: &Value| connections(status) == open as u64;
+    of_each(&server.wait_until("all connections taken", all))
 }
 
 fn spread(connections: &[u64]) -> u64 {
@@ -41,7 +42,7 @@ fn a_thousand_connections_are_shared_evenly_in_a_burst_and_one_by_one() {
     println!("in a burst: {taken:?}");
     assert!(spread(&taken) <= SPREAD_MAX, "{taken:?}");
     drop(burst);
-    server.wait_until("no connection", |status| connections(status).iter().sum::<u64>() == 0);
+    server.wait_until("no connection", |status| connections(status) == 0);
     let mut paced: Vec<_> = (0..300).map(|_| Idle::open(server.address())).collect();
     for idle in &mut paced {
         idle.send(REQUEST);
@@ -90,7 +91,7 @@ fn a_worker_that_is_born_later_takes_what_comes_until_it_has_its_share() {
     let status = server.wait_until("its successor", |status| {
         status["workers"][1]["restarts"] == 1 && status["workers"][1]["state"] == "serving"
     });
-    let left = connections(&status);
+    let left = of_each(&status);
     assert_eq!(left[1], 0, "{left:?}");
     let later: Vec<_> = (0..40).map(|_| TcpStream::connect(server.address()).expect("connect")).collect();
     let now = shared(&server, later.len() + usize::try_from(left[0]).expect("a number"));

@@ -25,7 +25,8 @@ fn lasting() -> Builder {
     Server::of(example("lasting"))
 }
 
-fn connections(status: &Value) -> u64 {
+/// Open connections of all workers.
+pub(crate) fn connections(status: &Value) -> u64 {
     let workers = status["workers"].as_array().into_iter().flatten();
     workers.filter_map(|worker| worker["connections"].as_u64()).sum()
 }

@@ -18,6 +18,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::client::example;
+use crate::farewell::connections;
 use crate::listeners::address_of;
 use crate::places::refused;
 use crate::reload::{SHORT, commit, configure, is_alone, roll_back};
@@ -232,11 +233,6 @@ fn a_proxy_in_front_says_who_comes_before_tls_begins() {
 
 // ---- who means no good ------------------------------------------------------------------------
 
-fn connections(server: &Server) -> u64 {
-    let status = server.status();
-    status["workers"].as_array().expect("workers").iter().filter_map(|worker| worker["connections"].as_u64()).sum()
-}
-
 #[test]
 fn whoever_does_not_speak_tls_hurts_nobody() {
     let certificates = Certificates::of(&["one.test"]);
@@ -253,7 +249,7 @@ fn whoever_does_not_speak_tls_hurts_nobody() {
         let _ = stream.read_to_end(&mut Vec::new());
         assert!(certificates.curl(address, "one.test", "one.test", &[]).status.success());
     }
-    server.wait_for("no open connection", || (connections(&server) == 0).then_some(()));
+    server.wait_for("no open connection", || (connections(&server.status()) == 0).then_some(()));
     let log = server.log();
     assert!(!log.contains("WARN  [") && !log.contains("ERROR "), "{log}");
     server.stop();
@@ -264,7 +260,7 @@ fn begin(server: &Server) -> TcpStream {
     let mut stream = TcpStream::connect(address(server)).expect("a connection");
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
     stream.write_all(&[0x16, 3, 1, 2, 0, 1, 0]).expect("the head of a hello");
-    server.wait_for("an open connection", || (connections(server) == 1).then_some(()));
+    server.wait_for("an open connection", || (connections(&server.status()) == 1).then_some(()));
     stream
 }
 
@@ -297,7 +293,7 @@ fn a_client_that_takes_nothing_is_cut() {
     // Of the answers nothing is taken, until there is room for no more of them.
     let ask = |_| greedy.write_all(head.as_bytes()).and_then(|()| greedy.write_all(&body)).is_err();
     assert!((0..64).any(ask), "it was not cut");
-    server.wait_for("its end", || (connections(&server) == 0).then_some(()));
+    server.wait_for("its end", || (connections(&server.status()) == 0).then_some(()));
     server.stop();
 }
 

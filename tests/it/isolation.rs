@@ -151,18 +151,8 @@ fn a_helper_has_its_own_socket_and_nothing_of_the_workers() {
         // From the workers.
         ("counter.sock", 2),
     ]);
-    let worker = kinds(&[
-        ("null", 1),
-        ("pipe", 2),
-        ("children.lock", 1),
-        ("memfd:scoreboard", 1),
-        ("eventpoll", 2),
-        ("memfd:log ring", 1),
-        ("eventfd", 2),
-        ("listening tcp", 1),
-        // To the master, to the helper, and for the signals.
-        ("unix", 1 + 1 + 3),
-    ]);
+    // To the helper a worker has what another one has to the log in place of a ring.
+    let [.., worker] = of_each_role(2, 1, 1);
     expect(server.helper("counter"), "helper counter", &helper);
     for pid in server.workers() {
         expect(pid, "worker", &worker);

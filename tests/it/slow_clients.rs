@@ -4,9 +4,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use forebay::testing::Server;
-use serde_json::Value;
 
 use crate::client::{example, get};
+use crate::farewell::connections;
 
 /// Connections of each attack.
 const CONNECTIONS: &str = "200";
@@ -20,11 +20,6 @@ const FEW: u64 = 5;
 
 /// What an answer may take on a busy machine.
 const SOON: Duration = Duration::from_secs(2);
-
-fn connections(status: &Value) -> u64 {
-    let workers = status["workers"].as_array().into_iter().flatten();
-    workers.filter_map(|worker| worker["connections"].as_u64()).sum()
-}
 
 /// Starts an attack, asks beside it until it is over, and looks at how that was.
 fn attack(program: &str, mode: &[&str], path: &str) {
