@@ -12,7 +12,6 @@ import json
 import os
 import pathlib
 import resource
-import shutil
 import socket
 import statistics
 import sys
@@ -65,6 +64,13 @@ def trials(directory):
 
 
 @contextlib.contextmanager
+def scratch():
+    """A directory that is removed in the end."""
+    with tempfile.TemporaryDirectory(prefix="forebay-bench-", ignore_cleanup_errors=True) as directory:
+        yield pathlib.Path(directory)
+
+
+@contextlib.contextmanager
 def running(names, directory, workers, logged=False):
     peers = [peer for peer in (make(name, directory, workers, logged) for name in names) if peer]
     try:
@@ -77,18 +83,14 @@ def running(names, directory, workers, logged=False):
 
 
 def measure(trial, options):
-    directory = pathlib.Path(tempfile.mkdtemp(prefix="forebay-bench-"))
-    try:
-        with running(trial.peers, directory, options.workers, trial.logged) as peers:
-            for peer in peers:
-                peer.load(trial.connections, WARM_UP_S, *trial.options)
-            for number in range(options.rounds):
-                first = number % len(peers)
-                for peer in peers[first:] + peers[:first]:
-                    peer.rounds.append(peer.load(trial.connections, options.seconds, *trial.options))
-            return summarize(peers)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    with scratch() as directory, running(trial.peers, directory, options.workers, trial.logged) as peers:
+        for peer in peers:
+            peer.load(trial.connections, WARM_UP_S, *trial.options)
+        for number in range(options.rounds):
+            first = number % len(peers)
+            for peer in peers[first:] + peers[:first]:
+                peer.rounds.append(peer.load(trial.connections, options.seconds, *trial.options))
+        return summarize(peers)
 
 
 def summarize(peers):
@@ -125,17 +127,13 @@ def spread(rounds):
     """How evenly connections are shared, in a burst and paced: the most of a worker to the fewest."""
     resource.setrlimit(resource.RLIMIT_NOFILE, [resource.getrlimit(resource.RLIMIT_NOFILE)[1]] * 2)
     found = []
-    directory = pathlib.Path(tempfile.mkdtemp(prefix="forebay-bench-"))
-    try:
-        with running(["forebay", "nginx"], directory, SPREAD_WORKERS) as peers:
-            for peer in peers:
-                row = {"name": peer.name, "burst": [], "paced": []}
-                for _ in range(rounds):
-                    row["burst"].append(open_all(peer, 0))
-                    row["paced"].append(open_all(peer, SPREAD_PAUSE_S))
-                found.append(row)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    with scratch() as directory, running(["forebay", "nginx"], directory, SPREAD_WORKERS) as peers:
+        for peer in peers:
+            row = {"name": peer.name, "burst": [], "paced": []}
+            for _ in range(rounds):
+                row["burst"].append(open_all(peer, 0))
+                row["paced"].append(open_all(peer, SPREAD_PAUSE_S))
+            found.append(row)
     return found
 
 
@@ -181,9 +179,8 @@ def main():
     report = {"processors": os.cpu_count(), **{key: getattr(options, key) for key in ["rounds", "seconds", "workers"]}}
     print(f"{options.rounds} rounds of {options.seconds} s, {options.workers} workers, {os.cpu_count()} processors, "
           f"wrk with {LOAD_THREADS} threads; medians")
-    scratch = pathlib.Path(tempfile.mkdtemp(prefix="forebay-bench-"))
-    try:
-        known = trials(scratch)
+    with scratch() as directory:
+        known = trials(directory)
         for what in options.what:
             for trial in known.get(what, []):
                 report[trial.title] = measure(trial, options)
@@ -195,8 +192,6 @@ def main():
                 print(f"{row['name']:10} in a burst {statistics.median(row['burst']):.3f} (at worst "
                       f"{max(row['burst']):.3f}), paced {statistics.median(row['paced']):.3f} "
                       f"(at worst {max(row['paced']):.3f})")
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     if options.json:
         options.json.write_text(json.dumps(report, indent=2) + "\n")
 

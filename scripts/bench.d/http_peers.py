@@ -9,12 +9,11 @@ import subprocess
 import sys
 import time
 
-from machine import find, free_ports
+from machine import end, find, free_ports
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BODY = b"Hello, World!"
 START_TIMEOUT_S = 15
-STOP_TIMEOUT_S = 15
 LOAD_THREADS = 2
 NODE = """
 const cluster = require('cluster'), http = require('http'), [port, workers] = process.argv.slice(2);
@@ -74,12 +73,7 @@ class Peer:
         if self.process is None:
             return
         family = tree(self.process.pid)
-        self.process.terminate()
-        try:
-            self.process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        end(self.process)
         # A pid may have been given out again: only the same start time is the same process.
         for pid, started in family.items():
             if pid != self.process.pid and alive(pid) and start_time(pid) == started:

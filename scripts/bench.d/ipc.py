@@ -21,13 +21,12 @@ import time
 # Behind all others: one of the files here has the name of a standard module.
 sys.path.append(str(pathlib.Path(__file__).parent))
 from command_line import positive, run_program  # noqa: E402
-from machine import find, free_ports  # noqa: E402
+from machine import end, find, free_ports  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
 CALLERS = [1, 16, 256]
 START_TIMEOUT_S = 15
-STOP_TIMEOUT_S = 15
 # What a measurement may take beyond its seconds: its warm-up, and a machine that is busy.
 PATIENCE_S = 30
 TRIAL_S = 0.05
@@ -68,12 +67,7 @@ class Process:
         raise SystemExit(f"{self.name} {why}")
 
     def stop(self):
-        self.process.terminate()
-        try:
-            self.process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        end(self.process)
 
 
 class Peer:

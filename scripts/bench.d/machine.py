@@ -1,8 +1,11 @@
-"""What the benchmarks ask of the machine: free ports, and where programs are."""
+"""What the benchmarks ask of the machine: free ports, where programs are, and the end of those they have started."""
 
 import os
 import shutil
 import socket
+import subprocess
+
+STOP_TIMEOUT_S = 15
 
 
 def free_ports(count):
@@ -20,3 +23,13 @@ def free_ports(count):
 def find(program):
     """Its path; servers are in sbin, which a user's PATH may lack. None: it is not installed."""
     return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin")
+
+
+def end(process):
+    """Ends it in order, or at all."""
+    process.terminate()
+    try:
+        process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
