@@ -308,7 +308,10 @@ type Body2 = std::pin::Pin<Box<dyn Future<Output = Result<Vec<u8>, h2::Error>>>>
 
 impl Client2 {
     async fn connect(address: SocketAddr) -> Self {
-        let stream = tokio::net::TcpStream::connect(address).await.expect("connect");
+        Self::over(tokio::net::TcpStream::connect(address).await.expect("connect")).await
+    }
+
+    async fn over(stream: tokio::net::TcpStream) -> Self {
         let (requests, connection) = h2::client::Builder::new().handshake(stream).await.expect("HTTP/2");
         Self { requests, end: tokio::spawn(connection) }
     }
@@ -355,6 +358,23 @@ fn over_http_2_streams_are_finished_events_end_and_new_requests_go_elsewhere() {
     });
     wait_for_the_old_ones_end(&server);
     assert!(!server.log().contains("are cut"));
+    server.stop();
+}
+
+#[test]
+fn a_connection_that_has_said_nothing_when_its_worker_drains_may_still_be_http_2() {
+    let server = lasting().workers(1).start();
+    on_a_loop(async {
+        let silent = tokio::net::TcpStream::connect(server.address()).await.expect("connect");
+        server.wait_until("its connection", |status| connections(status) == 1);
+        reload(&server);
+        let mut client = Client2::over(silent).await;
+        let answer = client.ask("/").await.expect("an answer");
+        assert_eq!(answer.await.expect("whole"), b"1", "the old generation answers");
+        drop(client.requests);
+        client.end.await.expect("no panic").expect("an orderly end");
+    });
+    wait_for_the_old_ones_end(&server);
     server.stop();
 }
 

@@ -54,9 +54,10 @@ where
 
     fn may_be_http2(&self) -> bool {
         let mut first = [0; PREFACE.len()];
-        // An error is for the next read.
+        // Whoever has said nothing may be anybody: when its worker drains it is not waited for. An error is for the
+        // next read.
         let count = peek(self.inner(), &mut first).unwrap_or(0);
-        count > 0 && PREFACE.starts_with(&first[..count])
+        PREFACE.starts_with(&first[..count])
     }
 
     fn forget_unsent(&self) {
