@@ -25,10 +25,20 @@ pub(crate) fn post(address: SocketAddr, path: &str, body: &[u8]) -> std::io::Res
     request(address, "POST", path, body)
 }
 
+/// A connection on which nobody waits for ever.
+pub(crate) fn connect(address: SocketAddr) -> TcpStream {
+    try_to_connect(address).expect("connect")
+}
+
+fn try_to_connect(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    Ok(stream)
+}
+
 /// Sends a request on a new connection and reads to its end.
 pub(crate) fn request(address: SocketAddr, method: &str, path: &str, body: &[u8]) -> std::io::Result<Answer> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(LIMIT))?;
+    let mut stream = try_to_connect(address)?;
     let length = body.len();
     let head =
         format!("{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");

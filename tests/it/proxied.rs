@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use forebay::testing::Server;
 use nix::libc::SIGTERM;
 
-use crate::client::{example, get};
+use crate::client::{self, example, get};
+use crate::farewell::connections;
 use crate::listeners::address_of;
 use crate::reload::{SHORT, commit};
 
@@ -52,10 +53,10 @@ fn ask(mut stream: impl Read + Write, bytes: &[u8], piece_len: usize) -> String 
     String::from_utf8(answer).expect("text")
 }
 
+/// What is sent in pieces goes in pieces.
 fn connect(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(address).expect("connect");
+    let stream = client::connect(address);
     stream.set_nodelay(true).expect("set");
-    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
     stream
 }
 
@@ -136,16 +137,10 @@ fn refusals(server: &Server) -> impl Iterator<Item = String> {
 #[test]
 fn a_silent_client_counts_and_a_worker_that_ends_does_not_wait_for_it() {
     let (server, directory) = start();
-    let open = |count: u64| {
-        server.wait_until("that many connections", |status| {
-            let all = status["workers"].as_array().expect("workers").iter();
-            all.filter_map(|worker| worker["connections"].as_u64()).sum::<u64>() == count
-        })
-    };
     let mut silent = connect(address_of(&server, "v4"));
     let mut slow = connect(address_of(&server, "v6"));
     slow.write_all(b"PROXY TCP4 192.0").expect("send");
-    open(2);
+    server.wait_until("both connections", |status| connections(status) == 2);
     // It may still speak while others serve on.
     commit(&server);
     slow.write_all(b".2.7 10.0.0.1 4711 80\r\n").expect("send");

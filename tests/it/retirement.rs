@@ -8,7 +8,7 @@ use forebay::testing::{Builder, Server};
 use nix::libc::{SIGCONT, SIGKILL, SIGTERM};
 use serde_json::Value;
 
-use crate::client::{example, uninterrupted};
+use crate::client::{connect, example, uninterrupted};
 use crate::hangs::pause;
 use crate::traffic::{FRESH, IDLE, KEPT, SLOW, Traffic};
 
@@ -38,12 +38,7 @@ impl Idle {
     }
 
     pub(crate) fn open(address: SocketAddr) -> Self {
-        Self::over(TcpStream::connect(address).expect("connect"))
-    }
-
-    pub(crate) fn over(stream: TcpStream) -> Self {
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a limit");
-        Self(BufReader::new(stream))
+        Self(BufReader::new(connect(address)))
     }
 
     /// Head and body of an answer.

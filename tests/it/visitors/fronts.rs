@@ -4,14 +4,13 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
-use std::time::Duration;
 
 use forebay::testing::Server;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use super::{Program, beside, free_address, text};
-use crate::client::example;
+use crate::client::{connect, example};
 use crate::listeners::address_of;
 use crate::reload::{SHORT, commit};
 use crate::traffic::{FRESH, KEPT, Traffic};
@@ -89,8 +88,7 @@ fn lasting() -> Server {
 
 /// A connection that has sent this.
 fn asking(address: SocketAddr, request: &str) -> TcpStream {
-    let mut stream = TcpStream::connect(address).expect("connect");
-    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
+    let mut stream = connect(address);
     stream.write_all(request.as_bytes()).expect("send");
     stream
 }

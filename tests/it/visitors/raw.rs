@@ -2,21 +2,14 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
 
 use forebay::testing::Server;
 
-use crate::client::example;
+use crate::client::{connect, example};
 use crate::reload::{SHORT, commit};
 
 /// Asked behind something: whether it is answered tells where that was thought to end.
 const NEXT: &str = "GET /said?next HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-
-fn connect(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(address).expect("connect");
-    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
-    stream
-}
 
 /// All that comes until the server closes the connection.
 fn told(mut stream: &TcpStream) -> String {
