@@ -51,6 +51,10 @@ pub(super) struct Life {
     switches: AtomicBool,
     /// It is.
     is_socket: AtomicBool,
+    /// The last answer was the last one of HTTP here.
+    changes: AtomicBool,
+    /// A `Kept`.
+    kept: AtomicU8,
     /// Of a request's body not all was read when it was answered.
     leaves_unread: AtomicBool,
     /// hyper has it, and holds buffers for it that it could do without.
@@ -79,6 +83,17 @@ enum Awaits {
     Request,
     /// Nothing of the client that is timed here: a request is worked on, or hyper has handed it over.
     Nothing,
+}
+
+/// What is kept of answers, so that those to a pipeline go together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Kept {
+    Nothing,
+    /// Until hyper reads, which it does when it has answered all that has come.
+    UntilRead,
+    /// hyper waits for something else.
+    NoLonger,
 }
 
 /// What is to become of a connection.
@@ -118,6 +133,8 @@ impl Life {
             count: AtomicU64::new(0),
             switches: AtomicBool::new(false),
             is_socket: AtomicBool::new(false),
+            changes: AtomicBool::new(false),
+            kept: AtomicU8::new(Kept::Nothing as u8),
             leaves_unread: AtomicBool::new(false),
             holds_buffers: AtomicBool::new(false),
             is_in_use: AtomicBool::new(false),
@@ -163,6 +180,7 @@ impl Life {
 
     /// It will be a WebSocket, or something else.
     pub(super) fn switches(&self, to_socket: bool) {
+        self.changes.store(true, Ordering::Relaxed);
         self.switches.store(to_socket, Ordering::Relaxed);
     }
 
@@ -247,7 +265,45 @@ impl Life {
 
     /// Nothing is under way, and hyper knows nothing of it that is not known here.
     pub(super) fn is_idle(&self) -> bool {
-        self.awaits(Awaits::Request) && self.blocked_ms.load(Ordering::Relaxed) == 0 && !self.leaves_unread()
+        self.awaits(Awaits::Request)
+            && self.blocked_ms.load(Ordering::Relaxed) == 0
+            && !self.leaves_unread()
+            && self.keeps(Kept::Nothing)
+    }
+
+    /// Whether what is written now is the end of an answer of HTTP/1, and nothing else is under way.
+    pub(super) fn is_answered(&self) -> bool {
+        self.awaits(Awaits::Request) && !self.is_http2() && !self.changes.load(Ordering::Relaxed)
+    }
+
+    fn keeps(&self, kept: Kept) -> bool {
+        self.kept.load(Ordering::Relaxed) == kept as u8
+    }
+
+    /// An answer is kept.
+    pub(super) fn keep(&self) {
+        if self.keeps(Kept::Nothing) {
+            self.kept.store(Kept::UntilRead as u8, Ordering::Relaxed);
+        }
+    }
+
+    /// All that was kept is sent.
+    pub(super) fn has_sent(&self) {
+        self.kept.store(Kept::Nothing as u8, Ordering::Relaxed);
+    }
+
+    /// Whether what is kept may be kept on.
+    pub(super) fn may_keep(&self) -> bool {
+        self.keeps(Kept::UntilRead)
+    }
+
+    /// Nothing is kept any longer; whether something was.
+    pub(super) fn keeps_no_longer(&self) -> bool {
+        let kept = self.may_keep();
+        if kept {
+            self.kept.store(Kept::NoLonger as u8, Ordering::Relaxed);
+        }
+        kept
     }
 
     /// It answers a request whose body it has not read.

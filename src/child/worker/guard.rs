@@ -224,7 +224,9 @@ where
             Err(status) => return Poll::Ready(Ok(Answer::refused(status, request))),
         };
         if let Some(asking) = &request {
-            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let status = response.status();
+            if status == StatusCode::SWITCHING_PROTOCOLS || this.route.method == Method::CONNECT && status.is_success()
+            {
                 // A connection that changes its protocol has other words for its end.
                 asking.life().switches(is(response.headers(), &UPGRADE, "websocket"));
             } else if asking.is_the_last(limits()) {

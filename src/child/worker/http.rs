@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -266,19 +266,39 @@ enum Outcome<E> {
     Judged(Verdict),
 }
 
+/// A connection whose turns are hyper's.
+struct Speech<'a, C> {
+    connection: Pin<&'a mut C>,
+    life: &'a Life,
+}
+
+impl<C: Spoken> Future for Speech<'_, C> {
+    type Output = Result<(), C::Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let poll = self.connection.as_mut().poll(context);
+        // It waits for something else than the client, who gets now what it has of its answers.
+        if poll.is_pending() && self.life.keeps_no_longer() {
+            return self.connection.as_mut().poll(context);
+        }
+        poll
+    }
+}
+
 /// Lets hyper speak until the connection is over, or not to go on so.
-async fn run<C: Spoken>(mut connection: Pin<&mut C>, life: &Life) -> Outcome<C::Error> {
+async fn run<C: Spoken>(connection: Pin<&mut C>, life: &Life) -> Outcome<C::Error> {
+    let mut speech = Speech { connection, life };
     loop {
         let verdict = tokio::select! {
             biased;
-            result = connection.as_mut() => return Outcome::Over(result),
+            result = &mut speech => return Outcome::Over(result),
             verdict = life.told() => verdict,
             // What is idle was found so by the look at the connection just before.
             () = poll_fn(|_| if life.is_to_park() { Poll::Ready(()) } else { Poll::Pending }) => Verdict::Park,
         };
         match verdict {
-            Verdict::Drains => return Outcome::Over(end(connection, life).await),
-            Verdict::Done => connection.as_mut().shut_down(),
+            Verdict::Drains => return Outcome::Over(end(speech).await),
+            Verdict::Done => speech.connection.as_mut().shut_down(),
             // Since that was said something may have come.
             Verdict::Park if !life.is_idle() => {}
             Verdict::HasEnded => {}
@@ -288,19 +308,21 @@ async fn run<C: Spoken>(mut connection: Pin<&mut C>, life: &Life) -> Outcome<C::
 }
 
 /// Ends a connection in its time, or cuts it when that is over.
-async fn end<C: Spoken>(connection: Pin<&mut C>, life: &Life) -> Result<(), C::Error> {
+async fn end<C: Spoken>(speech: Speech<'_, C>) -> Result<(), C::Error> {
+    let life = speech.life;
     tokio::select! {
         biased;
         () = life.ends().now() => {
             life.cut();
             Ok(())
         }
-        result = finish(connection, life) => result,
+        result = finish(speech) => result,
     }
 }
 
 /// Ends a connection with its next answer, or when it has not been in use for the grace, after `soon`.
-async fn finish<C: Spoken>(mut connection: Pin<&mut C>, life: &Life) -> Result<(), C::Error> {
+async fn finish<C: Spoken>(mut speech: Speech<'_, C>) -> Result<(), C::Error> {
+    let life = speech.life;
     life.end();
     let unused = async {
         life.ends().soon().await;
@@ -317,10 +339,10 @@ async fn finish<C: Spoken>(mut connection: Pin<&mut C>, life: &Life) -> Result<(
             biased;
             // Before the connection is looked at: who does not wait yet is not told.
             () = life.asked() => {}
-            result = connection.as_mut() => return result,
+            result = &mut speech => return result,
             () = unused => {}
         }
     }
-    connection.as_mut().shut_down();
-    connection.await
+    speech.connection.as_mut().shut_down();
+    speech.await
 }

@@ -84,8 +84,13 @@ pub(super) struct Wire {
     socket: Option<(Shared, AbortHandle)>,
     /// What was read and not used.
     unused: Bytes,
+    /// Answers that are kept for a moment.
+    kept: Vec<u8>,
     life: Arc<Life>,
 }
+
+/// So many bytes of answers are kept at most.
+const KEPT_LEN_MAX: usize = 4096;
 
 /// Who has the bytes.
 enum Way<'a> {
@@ -95,7 +100,7 @@ enum Way<'a> {
 
 impl Wire {
     pub(super) fn new(stream: Stream, open: Open, life: Arc<Life>) -> Self {
-        Self { carrier: Some((stream, open)), socket: None, unused: Bytes::new(), life }
+        Self { carrier: Some((stream, open)), socket: None, unused: Bytes::new(), kept: Vec::new(), life }
     }
 
     pub(super) fn has_unread(&self) -> bool {
@@ -144,6 +149,41 @@ impl Wire {
     pub(super) fn put_back(&mut self, unused: &[u8]) {
         // A copy: what was read into is much larger, and to be given back.
         self.unused = Bytes::copy_from_slice(unused);
+        self.kept = Vec::new();
+    }
+
+    /// Whether these bytes of an answer are kept, so that the next ones go with them.
+    fn keep(&mut self, bytes: &[IoSlice<'_>]) -> Option<usize> {
+        let len = bytes.iter().map(|bytes| bytes.len()).sum::<usize>();
+        let is_kept = self.life.is_answered() && self.kept.len() + len <= KEPT_LEN_MAX;
+        is_kept.then(|| {
+            bytes.iter().for_each(|bytes| self.kept.extend_from_slice(bytes));
+            self.life.keep();
+            len
+        })
+    }
+
+    /// Sends what was kept.
+    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.kept.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        // Nothing is kept for a socket.
+        let Some((stream, _)) = &mut self.carrier else { return Poll::Ready(Ok(())) };
+        while !self.kept.is_empty() {
+            let poll = Pin::new(&mut *stream).poll_write(context, &self.kept);
+            self.life.wrote(self.kept.len(), &poll);
+            let count = ready!(poll)?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.kept.drain(..count);
+        }
+        self.life.has_sent();
+        // What lies between may hold it: who flushes next goes on with that.
+        let poll = Pin::new(stream).poll_flush(context);
+        self.has_tried(&poll);
+        Poll::Ready(Ok(()))
     }
 
     /// What lies between, such as TLS, may hold the last bytes, which the client does not take either.
@@ -182,6 +222,8 @@ impl Read for Wire {
         context: &mut Context<'_>,
         mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
+        // Who does not take its answers is not read from.
+        ready!(self.poll_send(context))?;
         if !self.unused.is_empty() {
             let count = self.unused.len().min(buffer.remaining());
             buffer.put_slice(&self.unused.split_to(count));
@@ -216,6 +258,10 @@ impl Read for Wire {
 
 impl Write for Wire {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if let Some(len) = self.keep(&[IoSlice::new(bytes)]) {
+            return Poll::Ready(Ok(len));
+        }
+        ready!(self.poll_send(context))?;
         match self.way() {
             Way::Plain(stream) => {
                 let poll = stream.poll_write(context, bytes);
@@ -231,6 +277,10 @@ impl Write for Wire {
         context: &mut Context<'_>,
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let Some(len) = self.keep(bytes) {
+            return Poll::Ready(Ok(len));
+        }
+        ready!(self.poll_send(context))?;
         match self.way() {
             Way::Plain(stream) => {
                 let poll = stream.poll_write_vectored(context, bytes);
@@ -250,6 +300,10 @@ impl Write for Wire {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.life.may_keep() {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(self.poll_send(context))?;
         match self.way() {
             Way::Plain(stream) => {
                 let poll = stream.poll_flush(context);
@@ -261,6 +315,7 @@ impl Write for Wire {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_send(context))?;
         match self.way() {
             Way::Plain(stream) => {
                 let poll = stream.poll_shutdown(context);

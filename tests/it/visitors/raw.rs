@@ -1,12 +1,15 @@
 //! What clients send that mean no good, or know no better; byte for byte.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use forebay::testing::Server;
 
 use crate::client::{connect, example};
 use crate::reload::{SHORT, commit};
+use crate::retirement::Idle;
 
 /// Asked behind something: whether it is answered tells where that was thought to end.
 const NEXT: &str = "GET /said?next HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
@@ -129,5 +132,21 @@ fn http_1_0_is_kept_open_when_it_asks_and_told_when_that_ends() {
         is_last.then_some(())
     });
     assert_eq!(told(&kept), "");
+    server.stop();
+}
+
+#[test]
+fn an_answer_does_not_wait_for_the_next_request_of_its_row() {
+    let server = Server::of(example("fixture")).workers(1).start();
+    let release = server.directory().join("let-go");
+    let mut client = Idle::open(server.address());
+    let hold = format!("GET /hold{} HTTP/1.1\r\nHost: a\r\n\r\n", release.display());
+    client.send(format!("GET / HTTP/1.1\r\nHost: a\r\n\r\n{hold}{}", NEXT.replace("/said", "/")).as_bytes());
+    assert!(client.hear().0.starts_with("HTTP/1.1 200 "));
+    assert!(client.stays(Duration::from_millis(100)), "the second is held");
+    File::create(release).expect("let it go");
+    for _ in 0..2 {
+        assert!(client.hear().0.starts_with("HTTP/1.1 200 "));
+    }
     server.stop();
 }
