@@ -411,7 +411,7 @@ pub(super) struct Asking {
     id: RequestId,
     version: Version,
     /// `None`: nobody is told of it.
-    visit: Option<Visit>,
+    visit: Option<Box<Visit>>,
 }
 
 impl Asking {
@@ -419,7 +419,7 @@ impl Asking {
         life.begin_request();
         AT_ONCE.fetch_add(1, Ordering::Relaxed);
         let (id, version) = (RequestId::of(request.headers()), request.version());
-        Self { life: life.clone(), id, version, visit: Visit::begin(request) }
+        Self { life: life.clone(), id, version, visit: Visit::begin(request).map(Box::new) }
     }
 
     pub(super) fn life(&self) -> &Arc<Life> {
@@ -452,7 +452,7 @@ impl Asking {
     }
 
     pub(super) fn visit(&mut self) -> Option<&mut Visit> {
-        self.visit.as_mut()
+        self.visit.as_deref_mut()
     }
 }
 

@@ -7,14 +7,14 @@ use std::net::SocketAddr;
 use std::panic::{self, AssertUnwindSafe};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use http::header::UPGRADE;
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::uri::PathAndQuery;
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
-use hyper_util::service::{TowerToHyperService, TowerToHyperServiceFuture};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower_service::Service;
@@ -32,13 +32,13 @@ const PATH_LEN_MAX: usize = 200;
 
 /// A service whose panic is an answer: 500, and the connection lives on.
 pub(super) struct Guarded<S> {
-    service: TowerToHyperService<S>,
+    service: S,
     life: Arc<Life>,
 }
 
 impl<S> Guarded<S> {
     pub(super) fn new(service: S, life: Arc<Life>) -> Self {
-        Self { service: TowerToHyperService::new(service), life }
+        Self { service, life }
     }
 }
 
@@ -49,7 +49,7 @@ where
 {
     type Response = Response<Answer<B>>;
     type Error = Infallible;
-    type Future = Answering<TowerToHyperServiceFuture<S, Request<RequestBody>>>;
+    type Future = Answering<S>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         if let Some(peer) = self.life.peer() {
@@ -62,22 +62,62 @@ where
         if request.version() >= Version::HTTP_2 {
             self.life.speaks_http2();
         }
-        let route = Route { method: request.method().clone(), uri: request.uri().clone() };
+        let route = Route { method: request.method().clone(), target: request.uri().path_and_query().cloned() };
         let (began, asking) = (Moment::now(), Asking::new(&self.life, &request));
-        let refusal = refusal(&asking, request.body());
-        let (answer, reading) = if refusal.is_some() {
-            (None, None)
-        } else {
-            let mut reading = None;
+        let mut refusal = refusal(&asking, request.body());
+        let (mut answer, mut reading) = (None, None);
+        if refusal.is_none() {
             let request = request.map(|body| {
                 let (body, its_reading) = RequestBody::new(body, limits());
                 reading = its_reading;
                 body
             });
-            (Some(self.service.call(request)), reading)
-        };
+            let _scope = asking.enter();
+            match panic::catch_unwind(AssertUnwindSafe(|| Calling::begin(self.service.clone(), request))) {
+                Ok(calling) => answer = Some(calling),
+                Err(_) => refusal = Some(StatusCode::INTERNAL_SERVER_ERROR),
+            }
+        }
         let patience = Patience { began_ms: watch::now_ms(), reading, timer: None };
         Answering { request: Some(asking), route, began: Some(began), answer, refusal, patience }
+    }
+}
+
+pin_project! {
+    /// A call of the application's service, which may have to become ready first; most are, always.
+    #[project = CallingNow]
+    enum Calling<S: Service<Request<RequestBody>>> {
+        Waiting { service: Box<S>, request: Option<Box<Request<RequestBody>>> },
+        Called { #[pin] answer: S::Future },
+    }
+}
+
+impl<S: Service<Request<RequestBody>, Error = Infallible>> Calling<S> {
+    fn begin(mut service: S, request: Request<RequestBody>) -> Self {
+        // Who is not ready is asked again, by who waits for it.
+        match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => Self::Called { answer: service.call(request) },
+            Poll::Ready(Err(never)) => match never {},
+            Poll::Pending => Self::Waiting { service: Box::new(service), request: Some(Box::new(request)) },
+        }
+    }
+}
+
+impl<S: Service<Request<RequestBody>, Error = Infallible>> Future for Calling<S> {
+    type Output = Result<S::Response, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if let CallingNow::Waiting { service, request } = self.as_mut().project() {
+            ready!(service.poll_ready(context))?;
+            // It waits only as long as it has one.
+            let Some(request) = request.take() else { return Poll::Pending };
+            let answer = service.call(*request);
+            self.set(Self::Called { answer });
+        }
+        match self.project() {
+            CallingNow::Called { answer } => answer.poll(context),
+            CallingNow::Waiting { .. } => unreachable!("it was called above"),
+        }
     }
 }
 
@@ -144,10 +184,10 @@ fn introduce(request: &mut Request<Incoming>, peer: SocketAddr) {
 
 pin_project! {
     /// An answer to come; the panic hook has logged the panic that is turned into one here.
-    pub(super) struct Answering<F> {
+    pub(super) struct Answering<S: Service<Request<RequestBody>>> {
         // `None`: it was dropped, or the application is not asked.
         #[pin]
-        answer: Option<F>,
+        answer: Option<Calling<S>>,
         // What is answered in its place.
         refusal: Option<StatusCode>,
         patience: Patience,
@@ -158,7 +198,7 @@ pin_project! {
         began: Option<Moment>,
     }
 
-    impl<F> PinnedDrop for Answering<F> {
+    impl<S: Service<Request<RequestBody>>> PinnedDrop for Answering<S> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
             // Of a request whose client is gone the handler may still have something to say.
@@ -171,21 +211,21 @@ pin_project! {
 /// What was asked for, to be named.
 struct Route {
     method: Method,
-    uri: Uri,
+    target: Option<PathAndQuery>,
 }
 
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Not the query: it may be private. The rest is a client's choice, and so bounded.
-        let path = self.uri.path();
+        let path = self.target.as_ref().map_or("", PathAndQuery::path);
         let shown = &path[..path.floor_char_boundary(PATH_LEN_MAX)];
         write!(f, "{} {shown}{}", self.method, if shown.len() < path.len() { "…" } else { "" })
     }
 }
 
-impl<F, B> Future for Answering<F>
+impl<S, B> Future for Answering<S>
 where
-    F: Future<Output = Result<Response<B>, Infallible>>,
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>,
     B: Body,
 {
     type Output = Result<Response<Answer<B>>, Infallible>;

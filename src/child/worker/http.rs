@@ -88,11 +88,12 @@ struct Protocol {
 impl Protocol {
     fn new(limits: &Http) -> Self {
         // Not `pipeline_flush`: with it hyper keeps whole bodies for a client that does not read them. No
-        // `header_read_timeout`: the watch does that, without a timer for each request.
+        // `header_read_timeout`: the watch does that, without a timer for each request. `half_close`: who is gone is
+        // seen here.
         let (mut http1, mut either) = (http1::Builder::new(), auto::Builder::new(TokioExecutor::new()));
-        http1.max_header_size(limits.header_len as usize).header_read_timeout(None);
+        http1.max_header_size(limits.header_len as usize).header_read_timeout(None).half_close(true);
         let mut first = either.http1();
-        first.max_buf_size(limits.header_len as usize).header_read_timeout(None);
+        first.max_buf_size(limits.header_len as usize).header_read_timeout(None).half_close(true);
         let mut second = either.http2();
         second.timer(TokioTimer::new()).max_header_list_size(limits.header_len).max_concurrent_streams(limits.streams);
         Self { http1, either }

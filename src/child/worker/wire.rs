@@ -186,6 +186,13 @@ impl Wire {
         Poll::Ready(Ok(()))
     }
 
+    /// Whether the client of a request that is worked on is taken for gone. hyper does not look: it would read for
+    /// that, and take one that sends no more for one that wants no answer.
+    fn is_alone(&mut self, context: &mut Context<'_>) -> bool {
+        let Some((stream, _)) = &mut self.carrier else { return false };
+        stream.poll_readable(context).is_ready() && stream.has_ended() && !self.life.holds_end()
+    }
+
     /// What lies between, such as TLS, may hold the last bytes, which the client does not take either.
     fn has_tried<T>(&self, poll: &Poll<T>) {
         self.life.wrote(0, &if poll.is_ready() { Poll::Ready(Ok(0)) } else { Poll::Pending });
@@ -229,19 +236,9 @@ impl Read for Wire {
             buffer.put_slice(&self.unused.split_to(count));
             return Poll::Ready(Ok(()));
         }
-        let asked = self.life.is_asked().then(|| self.life.clone());
         match self.way() {
-            Way::Plain(mut stream) => {
-                // A client may send no more and still want its answer; one that has gone looks the same. hyper takes
-                // both for gone.
-                if let Some(life) = asked
-                    && stream.poll_readable(context).is_ready()
-                    && stream.has_ended()
-                    && life.holds_end()
-                {
-                    return Poll::Pending;
-                }
-                let poll = stream.as_mut().poll_read(context, buffer);
+            Way::Plain(stream) => {
+                let poll = stream.poll_read(context, buffer);
                 if poll.is_ready() {
                     self.life.came();
                 }
@@ -308,7 +305,11 @@ impl Write for Wire {
             Way::Plain(stream) => {
                 let poll = stream.poll_flush(context);
                 self.has_tried(&poll);
-                poll
+                ready!(poll)?;
+                if self.life.is_asked() && self.is_alone(context) {
+                    return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+                }
+                Poll::Ready(Ok(()))
             }
             Way::Socket(shared) => socket::lock(shared).poll_flush(context),
         }
