@@ -73,7 +73,7 @@ where
                 body
             });
             let _scope = asking.enter();
-            match panic::catch_unwind(AssertUnwindSafe(|| Calling::begin(self.service.clone(), request))) {
+            match panic::catch_unwind(AssertUnwindSafe(|| Box::pin(Calling::begin(self.service.clone(), request)))) {
                 Ok(calling) => answer = Some(calling),
                 Err(_) => refusal = Some(StatusCode::INTERNAL_SERVER_ERROR),
             }
@@ -182,29 +182,25 @@ fn introduce(request: &mut Request<Incoming>, peer: SocketAddr) {
     request.extensions_mut().insert(peer);
 }
 
-pin_project! {
-    /// An answer to come; the panic hook has logged the panic that is turned into one here.
-    pub(super) struct Answering<S: Service<Request<RequestBody>>> {
-        // `None`: it was dropped, or the application is not asked.
-        #[pin]
-        answer: Option<Calling<S>>,
-        // What is answered in its place.
-        refusal: Option<StatusCode>,
-        patience: Patience,
-        // `None`: it is answered.
-        request: Option<Asking>,
-        route: Route,
-        // Of the call, until it has been polled: that is one turn.
-        began: Option<Moment>,
-    }
+/// An answer to come; the panic hook has logged the panic that is turned into one here.
+pub(super) struct Answering<S: Service<Request<RequestBody>>> {
+    /// `None`: it was dropped, or the application is not asked. In a place of its own: hyper moves this.
+    answer: Option<Pin<Box<Calling<S>>>>,
+    /// What is answered in its place.
+    refusal: Option<StatusCode>,
+    patience: Patience,
+    /// `None`: it is answered.
+    request: Option<Asking>,
+    route: Route,
+    /// Of the call, until it has been polled: that is one turn.
+    began: Option<Moment>,
+}
 
-    impl<S: Service<Request<RequestBody>>> PinnedDrop for Answering<S> {
-        fn drop(this: Pin<&mut Self>) {
-            let mut this = this.project();
-            // Of a request whose client is gone the handler may still have something to say.
-            let _scope = this.request.as_ref().map(Asking::enter);
-            this.answer.set(None);
-        }
+impl<S: Service<Request<RequestBody>>> Drop for Answering<S> {
+    fn drop(&mut self) {
+        // Of a request whose client is gone the handler may still have something to say.
+        let _scope = self.request.as_ref().map(Asking::enter);
+        self.answer = None;
     }
 }
 
@@ -231,7 +227,7 @@ where
     type Output = Result<Response<Answer<B>>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
+        let this = self.get_mut();
         let began = this.began.take().unwrap_or_else(Moment::now);
         let _scope = this.request.as_ref().map(Asking::enter);
         if let Some(status) = this.refusal.take() {
@@ -239,8 +235,8 @@ where
             return Poll::Ready(Ok(Answer::refused(status, this.request.take())));
         }
         // Nobody polls what is answered.
-        let Some(answer) = this.answer.as_mut().as_pin_mut() else { return Poll::Pending };
-        let poll = panic::catch_unwind(AssertUnwindSafe(|| answer.poll(context)));
+        let Some(answer) = this.answer.as_mut() else { return Poll::Pending };
+        let poll = panic::catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(context)));
         turn::over(began, || this.route.to_string());
         let outcome = match poll {
             Ok(Poll::Pending) => Err(ready!(this.patience.poll(context))),
@@ -252,7 +248,7 @@ where
             Err(_) => Err(StatusCode::INTERNAL_SERVER_ERROR),
         };
         // Within the scope: what the handler leaves behind may log when it is dropped.
-        this.answer.set(None);
+        this.answer = None;
         let request = this.request.take();
         if let Some(asking) =
             request.as_ref().filter(|_| this.patience.reading.as_ref().is_some_and(|it| !it.is_whole()))
