@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use forebay::testing::Server;
@@ -147,6 +147,18 @@ fn an_answer_does_not_wait_for_the_next_request_of_its_row() {
     File::create(release).expect("let it go");
     for _ in 0..2 {
         assert!(client.hear().0.starts_with("HTTP/1.1 200 "));
+    }
+    server.stop();
+}
+
+#[test]
+fn a_client_that_sends_no_more_has_a_second_for_its_answer() {
+    let server = Server::of(example("fixture")).workers(1).start();
+    for (sleep_ms, is_answered) in [(0, true), (300, true), (60_000, false)] {
+        let mut stream = connect(server.address());
+        write!(stream, "GET /sleep/{sleep_ms} HTTP/1.1\r\nHost: a\r\n\r\n").expect("send");
+        stream.shutdown(Shutdown::Write).expect("as nc -N does");
+        assert_eq!(told(&stream).starts_with("HTTP/1.1 200 "), is_answered, "{sleep_ms}");
     }
     server.stop();
 }
