@@ -20,6 +20,7 @@ LAST_WORDS = 3000
 UNDER_FIRE = 30_000
 PRODUCERS = 4
 CONNECTIONS = 8
+ASKED_PER_S = 2000
 PERIOD_RECORDS = 10
 # After so long without a record no more will come.
 SILENCE_S = 3
@@ -150,10 +151,16 @@ def latency(program, place, rounds, seconds):
 
 
 def ask(port, seconds):
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}", "--latency", f"http://127.0.0.1:{port}/"]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    number, unit = re.search(r"99%\s+([\d.]+)(us|ms|s)", output).groups()
-    return float(number) * {"us": 0.001, "ms": 1, "s": 1000}[unit]
+    """At a fixed rate: who asks as fast as they are answered measures the scheduler's turns, not the answers."""
+    with tempfile.NamedTemporaryFile() as log:
+        command = ["h2load", "--h1", "-t1", f"-c{CONNECTIONS}", f"--rps={ASKED_PER_S // CONNECTIONS}",
+                   f"-D{max(1, round(seconds))}", f"--log-file={log.name}", f"http://127.0.0.1:{port}/"]
+        subprocess.run(command, check=True, capture_output=True)
+        answers = [line.split() for line in log.read().splitlines()]
+    took_us = sorted(int(answer[2]) for answer in answers if answer[1] == b"200")
+    if len(took_us) < len(answers) or len(took_us) < ASKED_PER_S * seconds / 2:
+        raise SystemExit(f"of {len(answers)} requests {len(took_us)} were answered")
+    return took_us[len(took_us) * 99 // 100] / 1000
 
 
 def wake_ups(program, place, seconds):

@@ -48,9 +48,9 @@ impl<B: Body> Answer<B> {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
         }
         if let Some(asking) = &mut request {
-            // What is left of the body nobody reads.
-            let is_unread = [StatusCode::PAYLOAD_TOO_LARGE, StatusCode::REQUEST_TIMEOUT].contains(&status);
-            if is_unread || asking.is_the_last(limits()) {
+            // What is left of the body nobody reads, and what follows a broken request nobody believes.
+            let statuses = [StatusCode::BAD_REQUEST, StatusCode::PAYLOAD_TOO_LARGE, StatusCode::REQUEST_TIMEOUT];
+            if statuses.contains(&status) || asking.is_the_last(limits()) {
                 asking.life().close_after(&mut response);
                 asking.say_close_alone(&mut response);
             }

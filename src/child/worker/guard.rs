@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use http::header::UPGRADE;
+use http::header::{HOST, UPGRADE};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
@@ -64,7 +64,7 @@ where
         }
         let route = Route { method: request.method().clone(), target: request.uri().path_and_query().cloned() };
         let (began, asking) = (Moment::now(), Asking::new(&self.life, &request));
-        let mut refusal = refusal(&asking, request.body());
+        let mut refusal = refusal(&asking, &request);
         let (mut answer, mut reading) = (None, None);
         if refusal.is_none() {
             let request = request.map(|body| {
@@ -86,14 +86,15 @@ where
 pin_project! {
     /// A call of the application's service, which may have to become ready first; most are, always.
     #[project = CallingNow]
-    enum Calling<S: Service<Request<RequestBody>>> {
-        Waiting { service: Box<S>, request: Option<Box<Request<RequestBody>>> },
+    enum Calling<S: Service<R>, R> {
+        // `None`: it has been called, and has panicked.
+        Waiting { service: Box<S>, request: Option<Box<R>> },
         Called { #[pin] answer: S::Future },
     }
 }
 
-impl<S: Service<Request<RequestBody>, Error = Infallible>> Calling<S> {
-    fn begin(mut service: S, request: Request<RequestBody>) -> Self {
+impl<S: Service<R, Error = Infallible>, R> Calling<S, R> {
+    fn begin(mut service: S, request: R) -> Self {
         // Who is not ready is asked again, by who waits for it.
         match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(())) => Self::Called { answer: service.call(request) },
@@ -103,31 +104,34 @@ impl<S: Service<Request<RequestBody>, Error = Infallible>> Calling<S> {
     }
 }
 
-impl<S: Service<Request<RequestBody>, Error = Infallible>> Future for Calling<S> {
+impl<S: Service<R, Error = Infallible>, R> Future for Calling<S, R> {
     type Output = Result<S::Response, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if let CallingNow::Waiting { service, request } = self.as_mut().project() {
-            ready!(service.poll_ready(context))?;
-            // It waits only as long as it has one.
-            let Some(request) = request.take() else { return Poll::Pending };
-            let answer = service.call(*request);
+        loop {
+            let answer = match self.as_mut().project() {
+                CallingNow::Called { answer } => return answer.poll(context),
+                CallingNow::Waiting { service, request } => {
+                    ready!(service.poll_ready(context))?;
+                    let Some(request) = request.take() else { return Poll::Pending };
+                    service.call(*request)
+                }
+            };
             self.set(Self::Called { answer });
-        }
-        match self.project() {
-            CallingNow::Called { answer } => answer.poll(context),
-            CallingNow::Waiting { .. } => unreachable!("it was called above"),
         }
     }
 }
 
 /// What is answered to a request that the application does not see.
-fn refusal(asking: &Asking, body: &Incoming) -> Option<StatusCode> {
+fn refusal(asking: &Asking, request: &Request<Incoming>) -> Option<StatusCode> {
     let limits = limits();
     if asking.is_too_much(limits) {
         Some(StatusCode::SERVICE_UNAVAILABLE)
-    } else if limits.body_len > 0 && body.size_hint().lower() > limits.body_len {
+    } else if limits.body_len > 0 && request.body().size_hint().lower() > limits.body_len {
         Some(StatusCode::PAYLOAD_TOO_LARGE)
+    } else if request.version() == Version::HTTP_11 && request.headers().get_all(HOST).iter().count() != 1 {
+        // Whose it is nobody knows, and others may see it otherwise (RFC 9112, section 3.2).
+        Some(StatusCode::BAD_REQUEST)
     } else {
         None
     }
@@ -185,7 +189,7 @@ fn introduce(request: &mut Request<Incoming>, peer: SocketAddr) {
 /// An answer to come; the panic hook has logged the panic that is turned into one here.
 pub(super) struct Answering<S: Service<Request<RequestBody>>> {
     /// `None`: it was dropped, or the application is not asked. In a place of its own: hyper moves this.
-    answer: Option<Pin<Box<Calling<S>>>>,
+    answer: Option<Pin<Box<Calling<S, Request<RequestBody>>>>>,
     /// What is answered in its place.
     refusal: Option<StatusCode>,
     patience: Patience,
@@ -270,5 +274,43 @@ where
             }
         }
         Poll::Ready(Ok(Answer::of(response, request)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{Ready, ready};
+
+    use super::*;
+
+    /// Is ready when it has been asked so often.
+    struct Slow(u32);
+
+    impl Service<&'static str> for Slow {
+        type Response = &'static str;
+        type Error = Infallible;
+        type Future = Ready<Result<&'static str, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            self.0 = self.0.saturating_sub(1);
+            if self.0 == 0 { Poll::Ready(Ok(())) } else { Poll::Pending }
+        }
+
+        fn call(&mut self, request: &'static str) -> Self::Future {
+            assert_eq!(self.0, 0, "it is called only when it is ready");
+            ready(Ok(request))
+        }
+    }
+
+    #[test]
+    fn a_service_is_called_when_it_is_ready() {
+        let mut context = Context::from_waker(Waker::noop());
+        for pending in [0, 1, 2] {
+            let mut calling = Box::pin(Calling::begin(Slow(pending + 1), "asked"));
+            for _ in 1..pending {
+                assert!(calling.as_mut().poll(&mut context).is_pending());
+            }
+            assert_eq!(calling.as_mut().poll(&mut context), Poll::Ready(Ok("asked")), "{pending}");
+        }
     }
 }

@@ -82,6 +82,10 @@ fn what_is_no_request_is_refused_and_its_connection_ended() {
         let answer = ask(server.address(), &format!("{bytes}{NEXT}"));
         assert!(answer.starts_with("HTTP/1.1 400") && answer.ends_with("\r\n\r\n"), "{bytes:?}: {answer}");
     }
+    for hosts in ["", "Host: a\r\nHost: b\r\n"] {
+        let answer = ask(server.address(), &format!("GET /said HTTP/1.1\r\n{hosts}\r\n{NEXT}"));
+        assert!(answer.starts_with("HTTP/1.1 400") && !answer.contains("/said?next"), "{hosts:?}: {answer}");
+    }
     let tls = "\u{16}\u{3}\u{1}\0\u{2}\0\u{1}\0\u{1}\r\n\r\n";
     assert!(ask(server.address(), tls).starts_with("HTTP/1.1 400"));
     let many: String = (0..150).map(|number| format!("X{number}: 1\r\n")).collect();
