@@ -113,7 +113,7 @@ pub(crate) fn access(level: Level, fields: &[u8], message: &str) {
             target: ACCESS,
             module: "",
             message,
-            fields: Fields::read(fields).unwrap_or_default(),
+            fields: Fields::encoded(fields),
             request,
             sequence: 0,
         };

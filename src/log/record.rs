@@ -2,6 +2,8 @@
 //!
 //! Everything is borrowed: a record is written where it was read, and copied by whoever keeps it.
 
+use std::ops::Range;
+
 use env_filter::Filter;
 use log::kv::{self, Key, VisitSource, VisitValue};
 use log::{Level, Metadata, Record};
@@ -44,7 +46,11 @@ pub(crate) struct Origin {
 /// Encoded as one byte for the kind of the value, u16 for the length of the key, u32 for that of the value,
 /// both little-endian, the key, the value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Fields<'a>(&'a [u8]);
+pub(crate) struct Fields<'a> {
+    bytes: &'a [u8],
+    /// The same, if it is text as a whole, as it is where nothing is long: then no part is looked at by itself.
+    text: Option<&'a str>,
+}
 
 /// A value as JSON would have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,27 +105,33 @@ impl Entry<'_> {
 impl<'a> Fields<'a> {
     /// What was encoded, or `None` if it was not.
     pub(crate) fn read(bytes: &'a [u8]) -> Option<Self> {
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            (_, rest) = field(rest)?;
+        let fields = Self::encoded(bytes);
+        let mut at = 0;
+        while at < bytes.len() {
+            (_, at) = fields.field(at)?;
         }
-        Some(Self(bytes))
+        Some(fields)
+    }
+
+    /// What was encoded here.
+    pub(crate) fn encoded(bytes: &'a [u8]) -> Self {
+        Self { bytes, text: str::from_utf8(bytes).ok() }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.bytes.is_empty()
     }
 
     /// As they are encoded.
     pub(crate) fn bytes(&self) -> &'a [u8] {
-        self.0
+        self.bytes
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&'a str, Value<'a>)> + use<'a> {
-        let mut rest = self.0;
+    pub(crate) fn iter(self) -> impl Iterator<Item = (&'a str, Value<'a>)> {
+        let mut at = 0;
         std::iter::from_fn(move || {
-            let (found, more) = field(rest)?;
-            rest = more;
+            let (found, end) = self.field(at)?;
+            at = end;
             Some(found)
         })
     }
@@ -131,24 +143,32 @@ impl<'a> Fields<'a> {
             Value::Null | Value::Bool(_) => None,
         })
     }
-}
 
-/// The first field, and what follows it.
-fn field(bytes: &[u8]) -> Option<((&str, Value<'_>), &[u8])> {
-    let (&kind, rest) = bytes.split_first()?;
-    let (key_len, rest) = rest.split_first_chunk()?;
-    let (value_len, rest) = rest.split_first_chunk()?;
-    let (key, rest) = rest.split_at_checked(u16::from_le_bytes(*key_len).into())?;
-    let (value, rest) = rest.split_at_checked(u32::from_le_bytes(*value_len) as usize)?;
-    let text = std::str::from_utf8(value).ok()?;
-    let value = match kind {
-        NULL => Value::Null,
-        BOOL => Value::Bool(text == "true"),
-        NUMBER => Value::Number(text),
-        TEXT => Value::Text(text),
-        _ => return None,
-    };
-    Some(((std::str::from_utf8(key).ok()?, value), rest))
+    /// The field that begins here, and where it ends.
+    fn field(&self, at: usize) -> Option<((&'a str, Value<'a>), usize)> {
+        let (&kind, rest) = self.bytes.get(at..)?.split_first()?;
+        let (key_len, rest) = rest.split_first_chunk()?;
+        let (value_len, _) = rest.split_first_chunk()?;
+        let start = at + FIELD_HEADER_LEN;
+        let middle = start + usize::from(u16::from_le_bytes(*key_len));
+        let end = middle.checked_add(u32::from_le_bytes(*value_len) as usize)?;
+        let (key, text) = (self.part(start..middle)?, self.part(middle..end)?);
+        let value = match kind {
+            NULL => Value::Null,
+            BOOL => Value::Bool(text == "true"),
+            NUMBER => Value::Number(text),
+            TEXT => Value::Text(text),
+            _ => return None,
+        };
+        Some(((key, value), end))
+    }
+
+    fn part(&self, range: Range<usize>) -> Option<&'a str> {
+        match self.text {
+            Some(text) => text.get(range),
+            None => str::from_utf8(self.bytes.get(range)?).ok(),
+        }
+    }
 }
 
 /// Adds a field to encoded ones.
@@ -289,6 +309,29 @@ mod tests {
         assert_eq!(Origin::named(&zygote.name, 42), zygote);
         let other = Origin::named("meter of the cellar", 0);
         assert_eq!((other.worker, other.generation), (None, None));
+    }
+
+    #[test]
+    fn what_is_long_is_read_back_too() {
+        let long = "é".repeat(200);
+        let mut out = fields();
+        add_field("long", Value::Text(&long), &mut out);
+        let read = Fields::read(&out).expect("ours");
+        assert_eq!((read.text, read.get("who"), read.get("long")), (None, Some("é"), Some(&*long)));
+    }
+
+    #[test]
+    fn what_is_no_text_is_none() {
+        let mut out = Vec::new();
+        add_field("key", Value::Text("va\u{e9}lue"), &mut out);
+        for at in [FIELD_HEADER_LEN, out.len() - 1] {
+            let mut broken = out.clone();
+            broken[at] = 0xff;
+            assert_eq!(Fields::read(&broken), None);
+        }
+        // One letter in two parts.
+        out[3] -= 4;
+        assert_eq!(Fields::read(&out), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! itself refuses (a head that it cannot read) is no request, and has none.
 
 use std::cell::RefCell;
-use std::fmt::{Display, Write};
+use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
@@ -145,24 +145,25 @@ impl Scratch {
         if !visit.is_whole {
             add_field("aborted", Value::Bool(true), &mut self.fields);
         }
-        self.text.clear();
         // Not the query: it may be private, and who wants it finds it in the field.
         let path = cut(target.split('?').next().unwrap_or(target), PATH_LEN_MAX);
         let status = visit.status.as_ref().map_or("-", StatusCode::as_str);
         let end = if visit.is_whole { "" } else { ", aborted" };
-        // Writing to a string does not fail.
-        let _ = write!(self.text, "{method} {path} {status} {} B {took_us} µs{end}", visit.bytes);
+        let (mut bytes, mut took) = (itoa::Buffer::new(), itoa::Buffer::new());
+        let (bytes, took) = (bytes.format(visit.bytes), took.format(took_us));
+        let words = [method, " ", path, " ", status, " ", bytes, " B ", took, " µs", end];
+        self.text.clear();
+        words.into_iter().for_each(|word| self.text.push_str(word));
     }
 
-    fn add_number(&mut self, key: &str, number: impl Display) {
-        self.text.clear();
-        let _ = write!(self.text, "{number}");
-        add_field(key, Value::Number(&self.text), &mut self.fields);
+    fn add_number(&mut self, key: &str, number: impl itoa::Integer) {
+        add_field(key, Value::Number(itoa::Buffer::new().format(number)), &mut self.fields);
     }
 
     fn add_peer(&mut self, peer: Option<SocketAddr>) {
         self.text.clear();
-        // A socket of IPv6 that takes both shows the older kind as a part of the newer one.
+        // A socket of IPv6 that takes both shows the older kind as a part of the newer one. Writing to a string
+        // does not fail.
         let _ = match peer {
             Some(peer) => write!(self.text, "{}", peer.ip().to_canonical()),
             None => write!(self.text, "unix"),

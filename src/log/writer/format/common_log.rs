@@ -84,12 +84,13 @@ impl<'a> Request<'a> {
 
 /// The address without the port: `%h` is a host.
 fn peer(peer: &str, out: &mut Vec<u8>) {
-    match peer.parse::<SocketAddr>() {
-        Ok(address) => {
+    // An address of version 4 without a port, as workers tell it, is what is to be written.
+    match peer.contains(':').then(|| peer.parse::<SocketAddr>()) {
+        Some(Ok(address)) => {
             // A vector takes everything.
             let _ = write!(out, "{}", address.ip());
         }
-        Err(_) => escape(peer, Blanks::Escaped, out),
+        Some(Err(_)) | None => escape(peer, Blanks::Escaped, out),
     }
 }
 
