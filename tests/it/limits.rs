@@ -77,6 +77,22 @@ fn a_head_that_does_not_come_in_its_time_is_answered_408_and_silence_with_silenc
 }
 
 #[test]
+fn a_head_that_has_begun_behind_a_request_has_its_time_and_keeps_nobody_waiting() {
+    let server = fixture("header_timeout = 1").start();
+    for (requests, begun) in [(1, "G"), (2, "G"), (1, "\r"), (2, "\r\n")] {
+        let mut client = Idle::open(server.address());
+        client.send(&[&REQUEST.repeat(requests), begun.as_bytes()].concat());
+        let sent = Instant::now();
+        (0..requests).for_each(|_| assert!(client.hear().0.starts_with("HTTP/1.1 200 ")));
+        assert_eq!(get(server.address(), "/").expect("others are answered").status, 200);
+        let (said, _) = rest(client.stream());
+        assert!(said.starts_with("HTTP/1.1 408 "), "{requests} {begun:?}: {said}");
+        assert!((EARLY..PATIENCE).contains(&sent.elapsed()), "{requests} {begun:?}: {:?}", sent.elapsed());
+    }
+    server.stop();
+}
+
+#[test]
 fn a_head_that_is_too_large_is_answered_431() {
     let server = fixture("max_header_size = \"8K\"").start();
     let head = |len: usize| format!("/?{}", "x".repeat(len));

@@ -51,6 +51,12 @@ impl Idle {
         self.0.get_mut().write_all(bytes).expect("send");
     }
 
+    /// What is beneath; nothing that has come is left here.
+    pub(crate) fn stream(&self) -> &TcpStream {
+        assert!(self.0.buffer().is_empty(), "{:?}", self.0.buffer());
+        self.0.get_ref()
+    }
+
     pub(crate) fn hear(&mut self) -> (String, String) {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {

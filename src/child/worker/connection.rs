@@ -245,6 +245,8 @@ impl Life {
         let idle_ms = watch::now_ms().saturating_sub(self.since_ms.load(Ordering::Relaxed));
         self.is_in_use.store(!is_first && idle_ms <= PARKED_AFTER_MS, Ordering::Relaxed);
         self.set_awaits(Awaits::Nothing);
+        // hyper has read all that came before it.
+        self.leaves_unread.store(false, Ordering::Relaxed);
     }
 
     fn awaits(&self, what: Awaits) -> bool {

@@ -64,7 +64,7 @@ where
         }
         let route = Route { method: request.method().clone(), target: request.uri().path_and_query().cloned() };
         let (began, asking) = (Moment::now(), Asking::new(&self.life, &request));
-        let mut refusal = refusal(&asking, &request);
+        let (mut refusal, has_body) = (refusal(&asking, &request), !request.body().is_end_stream());
         let (mut answer, mut reading) = (None, None);
         if refusal.is_none() {
             let request = request.map(|body| {
@@ -77,6 +77,9 @@ where
                 Ok(calling) => answer = Some(calling),
                 Err(_) => refusal = Some(StatusCode::INTERNAL_SERVER_ERROR),
             }
+        }
+        if refusal.is_some() && has_body {
+            self.life.leave_unread();
         }
         let patience = Patience { began_ms: watch::now_ms(), reading, timer: None };
         Answering { request: Some(asking), route, began: Some(began), answer, refusal, patience }
@@ -235,7 +238,6 @@ where
         let began = this.began.take().unwrap_or_else(Moment::now);
         let _scope = this.request.as_ref().map(Asking::enter);
         if let Some(status) = this.refusal.take() {
-            this.request.iter().for_each(|asking| asking.life().leave_unread());
             return Poll::Ready(Ok(Answer::refused(status, this.request.take())));
         }
         // Nobody polls what is answered.

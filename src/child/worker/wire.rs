@@ -13,6 +13,7 @@ use std::time::Duration;
 use hyper::body::Bytes;
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
+use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 use socket2::SockRef;
 use tokio::net::{TcpStream, UnixStream};
@@ -49,7 +50,11 @@ where
     }
 
     fn has_ended(&self) -> bool {
-        peek(self.inner(), &mut [0]).is_ok_and(|count| count == 0)
+        // An error is the end too; who has looked has taken it away.
+        match peek(self.inner(), &mut [0]) {
+            Ok(count) => count == 0,
+            Err(error) => ![Errno::EAGAIN, Errno::EINTR].contains(&error),
+        }
     }
 
     fn may_be_http2(&self) -> bool {
@@ -234,6 +239,8 @@ impl Read for Wire {
         if !self.unused.is_empty() {
             let count = self.unused.len().min(buffer.remaining());
             buffer.put_slice(&self.unused.split_to(count));
+            // It came with an earlier request, and has its time from now on.
+            self.life.came();
             return Poll::Ready(Ok(()));
         }
         match self.way() {

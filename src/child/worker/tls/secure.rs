@@ -23,7 +23,8 @@ type Above = TokioIo<TlsStream<Below>>;
 
 pub(super) enum Secure {
     Handshake(Box<Accept<Below>>),
-    Open(Box<Above>),
+    /// And whether the client has said that it sends nothing more.
+    Open(Box<Above>, bool),
     /// For the next who reads or writes.
     Failed(Option<Error>),
 }
@@ -37,7 +38,7 @@ impl Secure {
     fn poll_handshake(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if let Self::Handshake(accept) = self {
             *self = match ready!(Pin::new(&mut **accept).poll(context)) {
-                Ok(stream) => Self::Open(Box::new(TokioIo::new(stream))),
+                Ok(stream) => Self::Open(Box::new(TokioIo::new(stream)), false),
                 Err(error) => Self::Failed(Some(Error::new(error.kind(), format!("TLS handshake: {error}")))),
             };
         }
@@ -47,7 +48,7 @@ impl Secure {
     fn poll_open(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Pin<&mut Above>>> {
         ready!(self.poll_handshake(context));
         Poll::Ready(match self {
-            Self::Open(stream) => Ok(Pin::new(stream)),
+            Self::Open(stream, _) => Ok(Pin::new(stream)),
             Self::Failed(error) => Err(error.take().unwrap_or_else(|| ErrorKind::NotConnected.into())),
             Self::Handshake(_) => unreachable!("invariant: it is over"),
         })
@@ -58,7 +59,7 @@ impl Duplex for Secure {
     fn has_unread(&self) -> bool {
         match self {
             Self::Handshake(accept) => accept.get_ref().is_some_and(|below| below.inner().has_unread()),
-            Self::Open(stream) => {
+            Self::Open(stream, _) => {
                 let (below, session) = stream.inner().get_ref();
                 // It wants none where it holds what was said, or that nothing more will be.
                 !session.wants_read() || below.inner().has_unread()
@@ -67,24 +68,29 @@ impl Duplex for Secure {
         }
     }
 
-    /// Over TLS a client that says so is gone.
+    /// As far as that was found when it was last asked whether something may be read.
     fn has_ended(&self) -> bool {
-        false
+        match self {
+            Self::Open(_, has_ended) => *has_ended,
+            Self::Handshake(_) => false,
+            Self::Failed(_) => true,
+        }
     }
 
     /// By what both have agreed on. Before that it may be.
     fn may_be_http2(&self) -> bool {
         match self {
-            Self::Open(stream) => stream.inner().get_ref().1.alpn_protocol() == Some(HTTP2),
+            Self::Open(stream, _) => stream.inner().get_ref().1.alpn_protocol() == Some(HTTP2),
             Self::Handshake(_) | Self::Failed(_) => true,
         }
     }
 
     fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<()> {
         ready!(self.poll_handshake(context));
-        let Self::Open(stream) = self else { return Poll::Ready(()) };
-        if let Err(error) = ready!(Pin::new(stream.inner_mut()).poll_fill_buf(context)) {
-            *self = Self::Failed(Some(error));
+        let Self::Open(stream, has_ended) = self else { return Poll::Ready(()) };
+        match ready!(Pin::new(stream.inner_mut()).poll_fill_buf(context)) {
+            Ok(unread) => *has_ended = unread.is_empty(),
+            Err(error) => *self = Self::Failed(Some(error)),
         }
         Poll::Ready(())
     }
@@ -92,7 +98,7 @@ impl Duplex for Secure {
     fn forget_unsent(&self) {
         let below = match self {
             Self::Handshake(accept) => accept.get_ref(),
-            Self::Open(stream) => Some(stream.inner().get_ref().0),
+            Self::Open(stream, _) => Some(stream.inner().get_ref().0),
             Self::Failed(_) => None,
         };
         below.into_iter().for_each(|below| below.inner().forget_unsent());
@@ -129,7 +135,7 @@ impl Write for Secure {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
-            Self::Open(stream) => Pin::new(stream).poll_flush(context),
+            Self::Open(stream, _) => Pin::new(stream).poll_flush(context),
             Self::Handshake(_) | Self::Failed(_) => Poll::Ready(Ok(())),
         }
     }
@@ -137,7 +143,7 @@ impl Write for Secure {
     /// Says that nothing more will be said: without that a client cannot tell the end from an attack.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
-            Self::Open(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Open(stream, _) => Pin::new(stream).poll_shutdown(context),
             Self::Handshake(accept) => match accept.get_mut() {
                 Some(below) => Pin::new(below).poll_shutdown(context),
                 None => Poll::Ready(Ok(())),

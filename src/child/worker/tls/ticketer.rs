@@ -1,12 +1,12 @@
 //! Session tickets, so that a client that comes back is spared the whole handshake, whichever worker it meets.
 //!
-//! A ticket is what rustls needs to know of the session, sealed by AES-256-GCM: the key's id (8 bytes), a nonce (12), the
-//! ciphertext, the tag (16). Id and listener are authenticated with it: a ticket of one listener is nothing to another,
+//! A ticket is what rustls needs to know of the session, sealed by AES-256-GCM: the key's id (8 bytes), a nonce (12),
+//! the ciphertext, the tag (16). Id and listener are authenticated with it: a ticket of one listener is nothing to another,
 //! whose certificates are others. Nonces are random, which 2^32 tickets of one key bear (NIST SP 800-38D, section 8.3):
 //! 99,000 in each second of its period.
 //!
-//! A client can do what it likes with a ticket: what does not open means a whole handshake, whatever is wrong with it, and
-//! nothing of it is looked at before the tag is found right. Whoever has a key reads the sessions of TLS 1.2 that its
+//! A client can do what it likes with a ticket: what does not open means a whole handshake, whatever is wrong with it,
+//! and nothing of it is looked at before the tag is found right. Whoever has a key reads the sessions of TLS 1.2 that its
 //! tickets are of, and can pose as this server to clients that come back; so keys are never on a disk, live a day (see
 //! `contract::tickets`), and workers, who have the certificates' private keys anyway, can read but not write them.
 //! Sessions of TLS 1.3 stay secret, as every one agrees on a key of its own.
