@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use forebay::testing::Server;
 use serde_json::{Value, json};
@@ -164,6 +165,11 @@ fn a_client_that_is_gone_is_told_before_and_within_its_answer() {
     let line = told.request("/tell/gone");
     assert_eq!(some(&line, &["status", "bytes", "aborted", "request"]), json!([null, 0, true, "gone-1"]), "{line}");
     assert_eq!(told.id_of("gone is dropped"), "gone-1", "what the handler leaves behind is its own");
+    let waiting = send(told.address(), "GET /tell/reset/600000 HTTP/1.1\nHost: test\n\n");
+    told.id_of("reset begins");
+    socket2::SockRef::from(&waiting).set_linger(Some(Duration::ZERO)).expect("it is open");
+    drop(waiting);
+    assert_eq!(some(&told.request("/tell/reset"), &["status", "aborted"]), json!([null, true]));
     told.server.stop();
 
     let told = Told::of("lasting");
