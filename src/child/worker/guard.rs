@@ -189,10 +189,13 @@ fn introduce(request: &mut Request<Incoming>, peer: SocketAddr) {
     request.extensions_mut().insert(peer);
 }
 
+/// A call of the application.
+type Call<S> = Calling<S, Request<RequestBody>>;
+
 /// An answer to come; the panic hook has logged the panic that is turned into one here.
 pub(super) struct Answering<S: Service<Request<RequestBody>>> {
     /// `None`: it was dropped, or the application is not asked. In a place of its own: hyper moves this.
-    answer: Option<Pin<Box<Calling<S, Request<RequestBody>>>>>,
+    answer: Option<Pin<Box<Call<S>>>>,
     /// What is answered in its place.
     refusal: Option<StatusCode>,
     patience: Patience,
