@@ -270,7 +270,8 @@ impl Socket {
     }
 }
 
-fn write(stream: &mut Stream, context: &mut Context<'_>, bytes: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+/// One piece goes by the call for one.
+pub(super) fn write(stream: &mut Stream, context: &mut Context<'_>, bytes: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
     match bytes {
         [bytes] => Pin::new(stream).poll_write(context, bytes),
         _ => Pin::new(stream).poll_write_vectored(context, bytes),

@@ -261,19 +261,8 @@ impl Read for Wire {
 }
 
 impl Write for Wire {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if let Some(len) = self.keep(&[IoSlice::new(bytes)]) {
-            return Poll::Ready(Ok(len));
-        }
-        ready!(self.poll_send(context))?;
-        match self.way() {
-            Way::Plain(stream) => {
-                let poll = stream.poll_write(context, bytes);
-                self.life.wrote(bytes.len(), &poll);
-                poll
-            }
-            Way::Socket(shared) => socket::lock(shared).poll_write(context, &[IoSlice::new(bytes)]),
-        }
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(context, &[IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -287,7 +276,7 @@ impl Write for Wire {
         ready!(self.poll_send(context))?;
         match self.way() {
             Way::Plain(stream) => {
-                let poll = stream.poll_write_vectored(context, bytes);
+                let poll = socket::write(stream.get_mut(), context, bytes);
                 self.life.wrote(bytes.iter().map(|bytes| bytes.len()).sum(), &poll);
                 poll
             }
