@@ -30,7 +30,7 @@ pub(crate) fn connect(address: SocketAddr) -> TcpStream {
     try_to_connect(address).expect("connect")
 }
 
-fn try_to_connect(address: SocketAddr) -> std::io::Result<TcpStream> {
+pub(crate) fn try_to_connect(address: SocketAddr) -> std::io::Result<TcpStream> {
     let stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(LIMIT))?;
     Ok(stream)

@@ -9,7 +9,7 @@ use forebay::testing::{Builder, Server};
 use nix::libc::SIGTERM;
 use serde_json::Value;
 
-use crate::client::{example, get};
+use crate::client::{connect, example, get};
 use crate::talker::{Heard, Talker};
 
 /// What an end that waits for nobody may take on a busy machine; the drain limit is 30 s.
@@ -215,8 +215,7 @@ struct Following {
 
 impl Following {
     fn start(address: SocketAddr) -> Self {
-        let mut stream = TcpStream::connect(address).expect("connect");
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a limit");
+        let mut stream = connect(address);
         stream.write_all(b"GET /events HTTP/1.1\r\nHost: test\r\n\r\n").expect("send");
         let mut text = Vec::new();
         while !text.ends_with(b"data: 0\n\n\r\n") {
@@ -258,8 +257,7 @@ fn an_event_stream_ends_over_a_reload_and_a_download_does_not() {
 #[test]
 fn a_client_whose_answer_began_before_the_stop_may_ask_once_more() {
     let mut server = lasting().workers(1).start();
-    let mut client = TcpStream::connect(server.address()).expect("connect");
-    client.set_read_timeout(Some(Duration::from_secs(20))).expect("a limit");
+    let mut client = connect(server.address());
     client.write_all(b"GET /download HTTP/1.1\r\nHost: test\r\n\r\n").expect("send");
     assert_eq!(client.peek(&mut [0]).expect("a head"), 1);
     server.signal(server.pid(), SIGTERM);

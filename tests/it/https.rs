@@ -17,7 +17,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use crate::client::example;
+use crate::client::{connect, example};
 use crate::farewell::connections;
 use crate::listeners::address_of;
 use crate::places::refused;
@@ -96,9 +96,7 @@ impl Certificates {
             ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
         let config = config.with_root_certificates(roots).with_no_client_auth();
         let name = ServerName::try_from(name.to_owned()).expect("a name");
-        let stream = TcpStream::connect(address).expect("a connection");
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
-        StreamOwned::new(ClientConnection::new(Arc::new(config), name).expect("a client"), stream)
+        StreamOwned::new(ClientConnection::new(Arc::new(config), name).expect("a client"), connect(address))
     }
 }
 
@@ -242,8 +240,7 @@ fn whoever_does_not_speak_tls_hurts_nobody() {
     let long = [&[0x16, 3, 1, 0xff, 0xff][..], &[7; 70_000]].concat();
     let said: [&[u8]; 6] = [b"GET / HTTP/1.1\r\nHost: test\r\n\r\n", &[0; 100], &[0xff; 70_000], &hello, &long, b""];
     for bytes in said {
-        let mut stream = TcpStream::connect(address).expect("a connection");
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
+        let mut stream = connect(address);
         // It may be told and closed before it has said all.
         let _ = stream.write_all(bytes).and_then(|()| stream.shutdown(std::net::Shutdown::Write));
         let _ = stream.read_to_end(&mut Vec::new());
@@ -257,8 +254,7 @@ fn whoever_does_not_speak_tls_hurts_nobody() {
 
 /// A client that begins a handshake and says no more, which is an open connection.
 fn begin(server: &Server) -> TcpStream {
-    let mut stream = TcpStream::connect(address(server)).expect("a connection");
-    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
+    let mut stream = connect(address(server));
     stream.write_all(&[0x16, 3, 1, 2, 0, 1, 0]).expect("the head of a hello");
     server.wait_for("an open connection", || (connections(&server.status()) == 1).then_some(()));
     stream

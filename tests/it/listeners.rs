@@ -6,13 +6,12 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::time::Duration;
 
 use forebay::testing::{Builder, Server};
 use nix::libc::{SIGCONT, SIGHUP, SIGKILL};
 use tempfile::TempDir;
 
-use crate::client::{example, get};
+use crate::client::{example, get, try_to_connect};
 use crate::hangs::pause;
 use crate::places::{ask, refused};
 use crate::reload::{SHORT, commit, configure, is_alone, roll_back};
@@ -74,8 +73,7 @@ pub(crate) fn address_of(server: &Server, name: &str) -> SocketAddr {
 
 /// A client that has sent its request.
 fn asking(address: SocketAddr) -> std::io::Result<TcpStream> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let mut stream = try_to_connect(address)?;
     stream.write_all(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")?;
     Ok(stream)
 }

@@ -3,12 +3,11 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
 
 use forebay::testing::Server;
 use nix::libc::{SIGCONT, SIGHUP, SIGSTOP};
 
-use crate::client::example;
+use crate::client::{connect, example};
 use crate::reload::{Releases, commit, configure, reloads};
 
 #[test]
@@ -49,8 +48,7 @@ fn all_that_queue_at_an_address_that_goes_are_answered() {
 
 /// A client that has sent its request.
 fn asked(address: SocketAddr) -> TcpStream {
-    let mut stream = TcpStream::connect(address).expect("room in the queue");
-    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a limit");
+    let mut stream = connect(address);
     stream.write_all(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").expect("send");
     stream
 }

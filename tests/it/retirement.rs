@@ -215,8 +215,7 @@ fn a_request_that_is_on_its_way_when_the_grace_ends_is_answered() {
 fn an_idle_connection_of_http2_is_told_at_once() {
     const GOAWAY: u8 = 7;
     let server = fixture().workers(1).start();
-    let mut stream = TcpStream::connect(server.address()).expect("connect");
-    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a limit");
+    let mut stream = connect(server.address());
     // Empty SETTINGS, and HEADERS: GET http://test/ from HPACK's static table (RFC 7541, appendix A).
     let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
     let headers = *b"\x00\x00\x09\x01\x05\x00\x00\x00\x01\x82\x84\x86\x41\x04test";
