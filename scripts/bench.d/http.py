@@ -15,13 +15,13 @@ import resource
 import socket
 import statistics
 import sys
-import tempfile
 import time
 
 # Behind all others: one of the files here has the name of a standard module.
 sys.path.append(str(pathlib.Path(__file__).parent))
 from command_line import positive, run_program  # noqa: E402
 from http_peers import LOAD_THREADS, make  # noqa: E402
+from machine import scratch  # noqa: E402
 
 WARM_UP_S = 1
 REFERENCE = "nginx"
@@ -61,13 +61,6 @@ def trials(directory):
         "logged": [Trial("with an access log, 64 connections", few, 64, logged=True)],
         "accepts": [Trial("a connection for each request, 64 at a time", few, 64, ("-H", "Connection: close"))],
     }
-
-
-@contextlib.contextmanager
-def scratch():
-    """A directory that is removed in the end."""
-    with tempfile.TemporaryDirectory(prefix="forebay-bench-", ignore_cleanup_errors=True) as directory:
-        yield pathlib.Path(directory)
 
 
 @contextlib.contextmanager

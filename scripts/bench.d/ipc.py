@@ -10,18 +10,16 @@ import http.client
 import json
 import os
 import pathlib
-import shutil
 import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 
 # Behind all others: one of the files here has the name of a standard module.
 sys.path.append(str(pathlib.Path(__file__).parent))
 from command_line import positive, run_program  # noqa: E402
-from machine import end, find, free_ports  # noqa: E402
+from machine import end, find, free_ports, scratch  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
@@ -232,22 +230,21 @@ def parse_options():
 
 def main():
     options = parse_options()
-    directory = pathlib.Path(tempfile.mkdtemp(prefix="forebay-bench-"))
     started, loads = [], []
-    try:
-        peers = start(directory, started)
-        for number in range(options.rounds):
-            loads.append(os.getloadavg()[0])
-            first = number % len(peers)
-            for callers in CALLERS:
-                for peer in peers[first:] + peers[:first]:
-                    if callers in peer.rates:
-                        peer.rates[callers].append(peer.measure(callers, options.seconds))
-    finally:
-        # Who asks ends before who answers.
-        for process in reversed(started):
-            process.stop()
-        shutil.rmtree(directory, ignore_errors=True)
+    with scratch() as directory:
+        try:
+            peers = start(directory, started)
+            for number in range(options.rounds):
+                loads.append(os.getloadavg()[0])
+                first = number % len(peers)
+                for callers in CALLERS:
+                    for peer in peers[first:] + peers[:first]:
+                        if callers in peer.rates:
+                            peer.rates[callers].append(peer.measure(callers, options.seconds))
+        finally:
+            # Who asks ends before who answers.
+            for process in reversed(started):
+                process.stop()
 
     found = ratios(peers)
     print(COMPARED)

@@ -10,11 +10,9 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 
 # Behind all others: one of the files here has the name of a standard module.
@@ -22,6 +20,7 @@ sys.path.append(str(pathlib.Path(__file__).parent))
 from command_line import positive, run_program  # noqa: E402
 from logging_daemon import LINE_LEN, PATIENCE_S, Daemon, build, length, processor_s, wait_for  # noqa: E402
 from logging_trials import kill_helpers, kill_producers, latency, wake_ups  # noqa: E402
+from machine import scratch  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
@@ -151,14 +150,13 @@ def measure(options, place):
         loads.append(os.getloadavg()[0])
         first = number % len(options.ways)
         for way in options.ways[first:] + options.ways[:first]:
-            directory = pathlib.Path(tempfile.mkdtemp(dir=place))
-            if way in ("ring", "socket"):
-                one = run_forebay(program, directory, way, options.records)
-            else:
-                one = run_peer(peers / "release/peer-log", directory, way, options.records)
-            one["lost"], one["twice"] = count(directory / "file.log", options.records)
-            found[way].append(one)
-            shutil.rmtree(directory)
+            with scratch(place) as directory:
+                if way in ("ring", "socket"):
+                    one = run_forebay(program, directory, way, options.records)
+                else:
+                    one = run_peer(peers / "release/peer-log", directory, way, options.records)
+                one["lost"], one["twice"] = count(directory / "file.log", options.records)
+                found[way].append(one)
     return program, found, loads
 
 
@@ -235,8 +233,7 @@ def parse_options():
 
 def main():
     options = parse_options()
-    place = pathlib.Path(tempfile.mkdtemp(prefix="forebay-bench-", dir=options.directory))
-    try:
+    with scratch(options.directory) as place:
         if options.kills:
             report = print_kills(options, build(ROOT), place)
         else:
@@ -245,8 +242,6 @@ def main():
             print_rates(options, found, loads, place)
             report = {"rounds": options.rounds, "records": options.records, "processors": os.cpu_count(),
                       "load_averages": loads, "ways": found, **print_trials(options, program, place)}
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
     if options.json:
         options.json.write_text(json.dumps(report, indent=2) + "\n")
 

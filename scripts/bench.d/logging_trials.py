@@ -1,10 +1,8 @@
 """What the log does when somebody is killed or stands still, and how often it is woken."""
 
 import os
-import pathlib
 import random
 import re
-import shutil
 import signal
 import statistics
 import subprocess
@@ -12,7 +10,7 @@ import tempfile
 import time
 
 from logging_daemon import LINE_LEN, Daemon, length, wait_for
-from machine import find, free_ports
+from machine import find, free_ports, scratch
 
 # What a producer logs before it dies: less than its ring holds.
 LAST_WORDS = 3000
@@ -66,13 +64,12 @@ class Numbers:
 
 
 def with_daemon(program, place, transport, workers, use_it, port=0):
-    directory = pathlib.Path(tempfile.mkdtemp(dir=place))
-    daemon = Daemon(program, directory, transport, workers, port)
-    try:
-        return use_it(daemon)
-    finally:
-        daemon.stop()
-        shutil.rmtree(directory)
+    with scratch(place) as directory:
+        daemon = Daemon(program, directory, transport, workers, port)
+        try:
+            return use_it(daemon)
+        finally:
+            daemon.stop()
 
 
 def settle(numbers, expected):

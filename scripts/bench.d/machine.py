@@ -1,9 +1,12 @@
-"""What the benchmarks ask of the machine: free ports, where programs are, and the end of those they have started."""
+"""What the benchmarks ask of the machine: free ports, directories, where programs are, and the end of those started."""
 
+import contextlib
 import os
+import pathlib
 import shutil
 import socket
 import subprocess
+import tempfile
 
 STOP_TIMEOUT_S = 15
 
@@ -18,6 +21,13 @@ def free_ports(count):
     finally:
         for one in sockets:
             one.close()
+
+
+@contextlib.contextmanager
+def scratch(place=None):
+    """A directory in that place, or where the system has such, which is removed in the end."""
+    with tempfile.TemporaryDirectory(prefix="forebay-bench-", dir=place, ignore_cleanup_errors=True) as directory:
+        yield pathlib.Path(directory)
 
 
 def find(program):
